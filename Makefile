@@ -1,0 +1,44 @@
+.DEFAULT_GOAL := help
+.PHONY: help install lint format test demo results clean
+
+PYTHON ?= python3
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Create .venv and install ddm with its development tools
+
+$(INSTALLED): pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $@
+
+lint: $(INSTALLED) ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Apply the fixes that ruff can make by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# One thread per worker: torch would otherwise start as many threads as cores in each of them.
+test: $(INSTALLED) ## Run the tests (WORKERS=2 processes; PYTEST_ARGS="-m 'not slow'")
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
+
+demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the CPU
+	$(BIN)/python scripts/demo.py
+
+results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again
+	@set -e; for script in scripts/benchmarks/[!_]*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script"; \
+	done
+
+clean: ## Remove the environment, build outputs and caches
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find ddm callbacks datamodules scripts tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,46 @@
+"""What `pip install` gives: the packages that the folders promise, and imports that work."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"ddm": "ddm", "ddm.callbacks": "callbacks", "ddm.datamodules": "datamodules"}
+
+
+def packages() -> list[str]:
+    """Every folder with Python files, as the package it is installed as."""
+    return sorted(
+        ".".join([package, *path.parent.relative_to(ROOT / folder).parts])
+        for package, folder in FOLDERS.items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    )
+
+
+@pytest.mark.parametrize("package", packages())
+def test_folder_is_installed(package: str) -> None:
+    """Every package of the checkout can be imported by its installed name."""
+    assert importlib.import_module(package).__name__ == package
+
+
+@pytest.mark.parametrize("folder", FOLDERS.values())
+def test_folder_is_a_package(folder: str) -> None:
+    """A folder of modules has an `__init__.py`; without one, wheels would leave it out silently."""
+    missing = [
+        str(path.parent.relative_to(ROOT))
+        for path in (ROOT / folder).rglob("*.py")
+        if not (path.parent / "__init__.py").exists()
+    ]
+    assert not missing
+
+
+def test_lightning_after_ddm() -> None:
+    """In a fresh interpreter `ddm` makes torchvision and what imports it importable.
+
+    Beside a CPU build of torch each of these imports fails on its own (see `ddm/_torchvision.py`).
+    """
+    code = "import ddm, lightning, torchmetrics, torchvision.datasets, torchvision.utils"
+    subprocess.run([sys.executable, "-c", code], check=True)
