@@ -1,0 +1,102 @@
+"""The absorbing (masking) kernel."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddm.functional import one_hot
+from ddm.kernels.kernel import Kernel
+
+
+class Absorbing(Kernel):
+    r"""Masked diffusion: every token jumps to the mask state at rate 1 and stays there.
+
+    `P(sigma)[x, y] = exp(-sigma) 1[x = y] + (1 - exp(-sigma)) 1[y = mask]`, mask state V.
+    No method builds anything of size K x K.
+
+    References:
+        Structured denoising diffusion models in discrete state-spaces (Austin et al., 2021),
+        https://arxiv.org/abs/2107.03006, section 3.1.
+
+    Args:
+        vocab_size: Number V of data tokens; the chain has K = V + 1 states.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(vocab_size, vocab_size + 1)
+        self.mask = vocab_size
+
+    def prior(self) -> Float[Tensor, " K"]:
+        """Return the point mass on the mask."""
+        return one_hot(torch.tensor(self.mask), self.num_states, torch.float64)
+
+    def rate_from(self, x: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape K"]:
+        """Return the rows of Q: -1 at x and +1 at the mask, zero from the mask."""
+        rate = -one_hot(x, self.num_states, torch.float64)
+        rate[..., self.mask] += 1.0
+        return rate
+
+    def rate_to(self, x: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape K"]:
+        """Return the columns of Q: all data tokens lead to the mask, nothing to a data token."""
+        is_mask = (x == self.mask)[..., None].to(torch.float64)
+        rate = is_mask - one_hot(x, self.num_states, torch.float64)
+        return rate  # the mask's own entry: 1 - 1 = 0
+
+    def evolve(
+        self, p: Float[Tensor, "*shape K"], sigma: Float[Tensor, "..."]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return `p P(sigma)` in O(K)."""
+        sigma = sigma.to(p.dtype)[..., None]
+        gone = -torch.expm1(-sigma) * p[..., : self.mask].sum(-1, keepdim=True)
+        return torch.cat([p[..., : self.mask] * torch.exp(-sigma), p[..., self.mask :] + gone], -1)
+
+    def transition_to(
+        self, x: Int[Tensor, "*shape"], sigma: Float[Tensor, "..."]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return the columns of P(sigma) in O(K)."""
+        sigma = sigma[..., None]
+        is_mask = (x == self.mask)[..., None].to(sigma.dtype)
+        # Column of the mask: 1 - exp(-sigma) for data tokens and 1 for the mask itself.
+        own = one_hot(x, self.num_states, sigma.dtype)
+        return is_mask * -torch.expm1(-sigma) + own * torch.exp(-sigma)
+
+    def correlation(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return 1: a revealed token never changes, so its error is never repaired."""
+        return torch.ones_like(sigma)
+
+    def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
+        """Return zero.
+
+        A token that is not yet masked at t = 1 (probability exp(-sigma(1)), 1e-3 or less) has no
+        counterpart under the prior. Generation starts from all masks and its first step closes the
+        gap, as for the process conditioned on being masked at t = 1; that process has no prior
+        term.
+        """
+        return torch.zeros(self.vocab_size, dtype=sigma.dtype, device=sigma.device)
+
+    def bridge_divergence(
+        self,
+        tilted: Float[Tensor, "B L K"],
+        x_0: Int[Tensor, "B L"],
+        x_t: Int[Tensor, "B L"],
+        sigma_t: Float[Tensor, ""],
+        sigma_s: Float[Tensor, " J"],
+    ) -> Float[Tensor, "J B"]:
+        """Return the share of the masks that is revealed times their cross-entropy."""
+        masked_share = -torch.expm1(-sigma_t)
+        log_p = (tilted.gather(-1, x_0[..., None]).squeeze(-1) * masked_share).log()
+        nats = -log_p.where(x_t == self.mask, 0.0).sum(-1)
+        revealed = (masked_share + torch.expm1(-sigma_s)) / masked_share
+        return revealed[:, None] * nats
+
+    def sample(
+        self,
+        x: Int[Tensor, "*shape"],
+        sigma: Float[Tensor, "..."],
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "*shape"]:
+        """Mask every token with probability 1 - exp(-sigma)."""
+        u = torch.rand(x.shape, generator=generator, dtype=torch.float64, device=x.device)
+        return torch.where(u < -torch.expm1(-sigma), self.mask, x)

@@ -1,0 +1,191 @@
+"""A kernel given by any rate matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddm.kernels.kernel import Kernel, positive_log
+
+
+class DenseKernel(Kernel):
+    r"""Any rate matrix Q over the data tokens: a new kernel can be one matrix.
+
+    It is also the reference that the fast kernels are tested against. The chain must have one
+    stationary law, which is its prior. If it satisfies detailed balance, `P(sigma)` comes from
+    one spectral decomposition; otherwise from the matrix exponential. Everything is computed in
+    float64 whatever dtype is asked for, because rare transitions drown in float32 rounding.
+    Memory and time are O(K^2) per distinct sigma: meant for K up to a few hundred.
+
+    Args:
+        rate_matrix: Q as a (K, K) tensor or nested list: off-diagonal entries >= 0, rows summing
+            to 0.
+        ordinal: Whether states are numbers, so that several jumps in one step add up.
+
+    Raises:
+        ValueError: Q is not a rate matrix or has no unique stationary law.
+    """
+
+    rate_matrix: Tensor
+    stationary: Tensor
+
+    def __init__(
+        self, rate_matrix: Tensor | Sequence[Sequence[float]], *, ordinal: bool = False
+    ) -> None:
+        q = torch.as_tensor(rate_matrix, dtype=torch.float64)
+        _check_rate_matrix(q)
+        super().__init__(q.shape[0], q.shape[0])
+        self.ordinal = ordinal
+        pi = _stationary(q)
+        self.register_buffer("rate_matrix", q, persistent=False)
+        self.register_buffer("stationary", pi, persistent=False)
+        flow = pi[:, None] * q
+        self.reversible = bool(
+            torch.allclose(flow, flow.T, rtol=1e-9, atol=1e-12 * flow.abs().max())
+        )
+        if self.reversible:
+            root = pi.sqrt()
+            symmetric = root[:, None] * q / root
+            eigenvalues, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
+            self.register_buffer("eigenvalues", eigenvalues.clamp(max=0.0), persistent=False)
+            self.register_buffer("left", vectors / root[:, None], persistent=False)
+            self.register_buffer("right", vectors.T * root, persistent=False)
+
+    def _apply(self, fn, recurse: bool = True) -> DenseKernel:  # type: ignore[no-untyped-def] # noqa: ANN001
+        """Move the buffers with the module but keep them in float64."""
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in kept.items():
+            moved = self._buffers[name]
+            assert moved is not None
+            if moved.dtype != torch.float64:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
+
+    def transition(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape K K"]:
+        """Return the matrices `P(sigma)`, float64; for sigma < 0 the inverse of P(-sigma)."""
+        sigma = sigma.to(torch.float64)[..., None]
+        if self.reversible:
+            p = (self.left * torch.exp(sigma * self.eigenvalues)[..., None, :]) @ self.right
+        else:
+            p = torch.linalg.matrix_exp(sigma[..., None] * self.rate_matrix)
+        # Rounding leaves -1e-17 where the chain cannot go; the inverse is rightly signed.
+        return torch.where(sigma[..., None] >= 0, p.clamp(min=0.0), p)
+
+    def prior(self) -> Float[Tensor, " K"]:
+        """Return the stationary law of Q."""
+        return self.stationary
+
+    def rate_from(self, x: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape K"]:
+        """Return rows of Q."""
+        return self.rate_matrix[x]
+
+    def rate_to(self, x: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape K"]:
+        """Return columns of Q."""
+        return self.rate_matrix.T[x]
+
+    def evolve(
+        self, p: Float[Tensor, "*shape K"], sigma: Float[Tensor, "..."]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return `p P(sigma)`."""
+        matrix = self.transition(sigma)
+        if sigma.ndim > 0:
+            # sigma (B, 1): one matrix for all tokens of a sequence.
+            matrix = matrix.squeeze(-3) if sigma.shape[-1] == 1 else matrix
+        q = p.to(torch.float64)
+        if matrix.ndim == p.ndim + 1:
+            return (q[..., None, :] @ matrix).squeeze(-2).to(p.dtype)
+        return (q @ matrix).to(p.dtype)
+
+    def transition_to(
+        self, x: Int[Tensor, "*shape"], sigma: Float[Tensor, "..."]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return columns of P(sigma)."""
+        columns = self.transition(sigma).mT.reshape(-1, self.num_states, self.num_states)
+        which = torch.arange(sigma.numel(), device=x.device).reshape(sigma.shape)
+        return columns[which, x].to(sigma.dtype)
+
+    def transition_from(
+        self, x: Int[Tensor, "*shape"], sigma: Float[Tensor, "..."]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return rows of P(sigma)."""
+        rows = self.transition(sigma).reshape(-1, self.num_states, self.num_states)
+        which = torch.arange(sigma.numel(), device=x.device).reshape(sigma.shape)
+        return rows[which, x].to(sigma.dtype)
+
+    def bridge_divergence(
+        self,
+        tilted: Float[Tensor, "B L K"],
+        x_0: Int[Tensor, "B L"],
+        x_t: Int[Tensor, "B L"],
+        sigma_t: Float[Tensor, ""],
+        sigma_s: Float[Tensor, " J"],
+    ) -> Float[Tensor, "J B"]:
+        """Return the divergence; what depends on (x_0, x_t) alone is looked up in K x K tables."""
+        p_t = self.transition(sigma_t)
+        rows = []
+        for sigma in sigma_s:
+            ahead, back = self.transition(sigma), self.transition(sigma_t - sigma)
+            # Entries that vanish belong to pairs (x_0, x_t) that never occur.
+            known = (torch.xlogy(ahead, ahead) @ back) / p_t - p_t.log()
+            log_m = positive_log(tilted @ ahead)
+            cross = (ahead[x_0] * back.T[x_t] * log_m).sum(-1) / p_t[x_0, x_t]
+            rows.append((known[x_0, x_t] - cross).sum(-1))
+        return torch.stack(rows)
+
+    def correlation(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return the second singular value of P(sigma) in the metric of the stationary law."""
+        if self.reversible:
+            return torch.exp(sigma * self.eigenvalues[-2].to(sigma.dtype))
+        root = self.stationary.sqrt()
+        p = root[:, None] * self.transition(sigma) / root
+        return torch.linalg.svdvals(p)[..., 1].to(sigma.dtype).clamp(max=1.0)
+
+    def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
+        """Return the divergence of every row of P(sigma) from the stationary law."""
+        p = self.transition(sigma)
+        return (torch.xlogy(p, p) - torch.xlogy(p, self.stationary)).sum(-1).to(sigma.dtype)
+
+
+def _check_rate_matrix(q: Tensor) -> None:
+    if q.ndim != 2 or q.shape[0] != q.shape[1]:
+        raise ValueError(f"`rate_matrix` must be square, got shape {tuple(q.shape)}.")
+    if not torch.isfinite(q).all():
+        raise ValueError("`rate_matrix` must be finite, got NaN or infinite entries.")
+    off = q - torch.diag(q.diagonal())
+    if (off < 0).any():
+        i, j = (int(k) for k in (off < 0).nonzero()[0])
+        raise ValueError(
+            f"`rate_matrix` must be >= 0 off the diagonal, got {q[i, j]:.4g} at ({i}, {j}); rates "
+            "of jumps are positive."
+        )
+    worst = q.sum(-1).abs().max()
+    if worst > 1e-8 * q.abs().max():
+        raise ValueError(
+            f"`rate_matrix` must have rows that sum to 0, the worst sums to {worst:.4g}; put minus "
+            "the sum of the other rates on the diagonal."
+        )
+
+
+def _stationary(q: Tensor) -> Tensor:
+    """Return pi with pi Q = 0 and sum 1."""
+    k = q.shape[0]
+    singular = torch.linalg.svdvals(q)
+    if k > 1 and singular[-2] < 1e-10 * singular[0]:
+        raise ValueError(
+            "`rate_matrix` must have one stationary law, but its states fall into groups that do "
+            "not communicate; connect them by positive rates."
+        )
+    system = torch.cat([q.T, torch.ones(1, k, dtype=q.dtype)])
+    target = torch.zeros(k + 1, 1, dtype=q.dtype)
+    target[-1] = 1.0
+    pi = torch.linalg.lstsq(system, target, driver="gelsd").solution[:, 0]
+    if pi.min() < 1e-12:
+        raise ValueError(
+            f"`rate_matrix` must reach every state for ever, but state {int(pi.argmin())} has "
+            "stationary probability 0; use `Absorbing` for a mask state."
+        )
+    return pi / pi.sum()
