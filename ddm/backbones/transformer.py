@@ -1,0 +1,188 @@
+"""Bidirectional transformer for token sequences."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ddm.backbones.base import Backbone, TimeEmbedding, require_at_least, require_dropout
+
+# The time is one number: a narrow embedding is enough, and it keeps the modulations of the blocks
+# (6 * dim outputs each) a small share of the parameters.
+CONDITION_DIM = 128
+
+
+def rotary_angles(
+    positions: Float[Tensor, " L"] | Int[Tensor, " L"], head_dim: int
+) -> Float[Tensor, "L half"]:
+    r"""Angles :math:`p \, 10000^{-2 i / D}` by which position p turns the i-th plane of a head.
+
+    References:
+        | RoFormer: Enhanced Transformer with Rotary Position Embedding (Su et al., 2021), eq. 15
+        | https://arxiv.org/abs/2104.09864
+
+    Args:
+        positions: Positions in the sequence, shape (L,).
+        head_dim: Number D of features of a head, even.
+
+    Returns:
+        Angles in radians, shape (L, D / 2), float32.
+    """
+    planes = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    return positions.float()[:, None] * 10_000 ** (-planes / head_dim)
+
+
+def rotate(x: Float[Tensor, "*B L D"], angles: Float[Tensor, "L half"]) -> Float[Tensor, "*B L D"]:
+    """Turn the planes (i, i + D / 2) of queries or keys by the angle of their position.
+
+    The scalar product of a turned query and a turned key depends on their positions only through
+    the difference of the two.
+
+    Args:
+        x: Queries or keys, shape (*, L, D), D even.
+        angles: Angles in radians, shape (L, D / 2).
+
+    Returns:
+        The turned vectors, same shape and type as `x`.
+    """
+    cos, sin = angles.cos(), angles.sin()
+    left, right = x.chunk(2, dim=-1)
+    # float32 angles promote bfloat16 queries, while attention wants the type of the values.
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1).to(x.dtype)
+
+
+class _Modulation(nn.Module):
+    """`count` vectors of size dim: affine in the embedding of t, or learned constants without one.
+
+    All start at zero: no shift, no scaling, closed gates.
+    """
+
+    def __init__(self, dim: int, count: int, *, conditional: bool) -> None:
+        super().__init__()
+        self.count = count
+        self.bias = nn.Parameter(torch.zeros(count * dim))
+        self.linear = nn.Linear(CONDITION_DIM, count * dim, bias=False) if conditional else None
+        if self.linear is not None:
+            nn.init.zeros_(self.linear.weight)
+
+    def forward(self, condition: Float[Tensor, "B D"] | None) -> tuple[Tensor, ...]:
+        vectors = self.bias[None, None]
+        if self.linear is not None and condition is not None:
+            vectors = vectors + self.linear(condition)[:, None]
+        return vectors.chunk(self.count, dim=-1)
+
+
+class _Block(nn.Module):
+    """Self-attention, then a two-layer network, each modulated, gated and added to its input."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, *, conditional: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.modulation = _Modulation(dim, 6, conditional=conditional)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.attention_out = nn.Linear(dim, dim)
+        self.network = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def attend(
+        self, h: Float[Tensor, "B L dim"], angles: Float[Tensor, "L half"]
+    ) -> Float[Tensor, "B L dim"]:
+        batch, length, dim = h.shape
+        qkv = self.qkv(h).view(batch, length, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+        h = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v)
+        return self.attention_out(h.transpose(1, 2).reshape(batch, length, dim))
+
+    def forward(
+        self,
+        h: Float[Tensor, "B L dim"],
+        condition: Float[Tensor, "B D"] | None,
+        angles: Float[Tensor, "L half"],
+    ) -> Float[Tensor, "B L dim"]:
+        shift_a, scale_a, gate_a, shift_n, scale_n, gate_n = self.modulation(condition)
+        attended = self.attend(self.norm(h) * (1 + scale_a) + shift_a, angles)
+        h = h + gate_a * self.dropout(attended)
+        return h + gate_n * self.dropout(self.network(self.norm(h) * (1 + scale_n) + shift_n))
+
+
+class Transformer(Backbone):
+    r"""Bidirectional transformer with rotary positions, for sequences of any length.
+
+    Every block modulates its normalised input and gates its output,
+
+    .. math:: h \gets h + g(t) \cdot f \big( (1 + a(t)) \cdot \mathrm{norm}(h) + b(t) \big) ,
+
+    with :math:`a, b, g` affine in the embedding of t (adaLN-zero). Without time conditioning they
+    are learned constants. They start at zero, so that a new block passes its input on unchanged.
+    One call costs O(L dim (L + 12 dim) depth) operations per sequence.
+
+    References:
+        | Scalable Diffusion Models with Transformers (Peebles and Xie, 2023), section 3.2
+        | https://arxiv.org/abs/2212.09748
+
+    Args:
+        num_states: Number K of states of the chain, at least 2, the mask included.
+        dim: Number of features per token, a multiple of `2 * num_heads`.
+        depth: Number of blocks, at least 1.
+        num_heads: Number of attention heads, at least 1.
+        time_conditioning: Whether the output depends on t; if not, no parameter is spent on it.
+        dropout: Fraction of the output of each layer that is dropped in training, in [0, 1).
+
+    Raises:
+        ValueError: If an argument is outside of its domain.
+    """
+
+    def __init__(
+        self,
+        num_states: int,
+        *,
+        dim: int = 256,
+        depth: int = 4,
+        num_heads: int = 4,
+        time_conditioning: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        require_at_least(1, dim=dim, depth=depth, num_heads=num_heads)
+        require_dropout(dropout)
+        if dim % num_heads:
+            raise ValueError(
+                f"`dim` must be a multiple of `num_heads`, got {dim} and {num_heads}; "
+                f"take e.g. dim={2 * num_heads * (dim // (2 * num_heads) + 1)}."
+            )
+        if (dim // num_heads) % 2:
+            raise ValueError(
+                "`dim / num_heads` must be even, because rotary positions turn pairs of features, "
+                f"got {dim} / {num_heads} = {dim // num_heads}; take e.g. dim={dim + num_heads}."
+            )
+        super().__init__(
+            num_states,
+            length=None,
+            time_embedding=TimeEmbedding(CONDITION_DIM) if time_conditioning else None,
+        )
+        self.head_dim = dim // num_heads
+        self.embedding = nn.Embedding(num_states, dim)
+        # Small, so that the first updates of the gates already matter beside the embedding.
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.blocks = nn.ModuleList(
+            _Block(dim, num_heads, dropout, conditional=time_conditioning) for _ in range(depth)
+        )
+        self.modulation = _Modulation(dim, 2, conditional=time_conditioning)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.out = nn.Linear(dim, num_states)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def logits(
+        self, x_t: Int[Tensor, "B L"], condition: Float[Tensor, "B D"] | None
+    ) -> Float[Tensor, "B L K"]:
+        """Logits for tokens `x_t` (B, L), given the embedding of t (B, D) or None if time-free."""
+        positions = torch.arange(x_t.shape[1], device=x_t.device)
+        angles = rotary_angles(positions, self.head_dim)
+        h = self.embedding(x_t)
+        for block in self.blocks:
+            h = block(h, condition, angles)
+        shift, scale = self.modulation(condition)
+        return self.out(self.norm(h) * (1 + scale) + shift)

@@ -1,0 +1,19 @@
+"""Denoisers: a network (or an exact law) together with the process it undoes."""
+
+from ddm.denoisers.denoiser import Denoiser, MeanDenoiser, ScoreDenoiser, times_like
+from ddm.denoisers.exact import ExactDenoiser, MarkovChainDenoiser
+from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction, chunks
+
+__all__ = [
+    "Denoiser",
+    "ExactDenoiser",
+    "LogLeaveOneOut",
+    "LogPosterior",
+    "LogRatio",
+    "MarkovChainDenoiser",
+    "MeanDenoiser",
+    "Prediction",
+    "ScoreDenoiser",
+    "chunks",
+    "times_like",
+]

@@ -1,0 +1,122 @@
+"""Denoisers that know the data law: oracles for tests, benchmarks and teaching."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddm.denoisers.denoiser import Denoiser
+from ddm.denoisers.prediction import LogPosterior
+from ddm.functional import one_hot
+from ddm.process import ForwardProcess
+
+
+class ExactDenoiser(Denoiser):
+    """Exact posterior for any law that can be enumerated, by Bayes over all V^L sequences.
+
+    Args:
+        process: The forward process.
+        joint: The law of x_0 as a tensor with L axes of size V, non-negative, summing to 1.
+
+    Raises:
+        ValueError: The tensor is not such a law.
+    """
+
+    log_joint: Tensor
+    sequences: Tensor
+
+    def __init__(self, process: ForwardProcess, joint: Float[Tensor, "..."]) -> None:
+        super().__init__(process)
+        v = process.kernel.vocab_size
+        if set(joint.shape) != {v}:
+            raise ValueError(
+                f"`joint` must have axes of size vocab_size = {v}, got shape {tuple(joint.shape)}."
+            )
+        _check_law("joint", joint)
+        grid = torch.cartesian_prod(*[torch.arange(v)] * joint.ndim).reshape(-1, joint.ndim)
+        self.register_buffer("sequences", grid, persistent=False)
+        self.register_buffer("log_joint", joint.to(torch.float64).flatten().log(), persistent=False)
+
+    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogPosterior:
+        """Return the exact posterior; costs B V^L L operations."""
+        length = self.sequences.shape[1]
+        log_likelihood = self.process.likelihood(x_t, t).log()  # (B, L, V)
+        log_post = self.log_joint.expand(x_t.shape[0], -1)
+        for i in range(length):
+            log_post = log_post + log_likelihood[:, i, self.sequences[:, i]]
+        posterior = torch.softmax(log_post, -1)
+        v = self.process.kernel.vocab_size
+        marginals = posterior @ one_hot(self.sequences, v, torch.float64).flatten(1)
+        return LogPosterior(self.process, marginals.reshape(-1, length, v).log(), x_t, t)
+
+
+class MarkovChainDenoiser(Denoiser):
+    """Exact posterior for Markov chains of any length, by forward-backward recursion.
+
+    Tokens drawn in parallel may contradict a chain with forbidden transitions. The posterior is
+    then undefined; the denoiser reads such evidence under the chain whose transitions are mixed
+    with `slack` parts of the uniform law, which means: with as few violations as possible.
+
+    Args:
+        process: The forward process.
+        initial: Law of the first token, (V,).
+        transition: Row-stochastic matrix, (V, V).
+        slack: Weight of the uniform law in the transitions.
+
+    Raises:
+        ValueError: The arguments are not such laws or do not fit the vocabulary.
+    """
+
+    initial: Tensor
+    transition: Tensor
+
+    def __init__(
+        self,
+        process: ForwardProcess,
+        initial: Float[Tensor, " V"],
+        transition: Float[Tensor, "V V"],
+        *,
+        slack: float = 1e-12,
+    ) -> None:
+        super().__init__(process)
+        v = process.kernel.vocab_size
+        if initial.shape != (v,) or transition.shape != (v, v):
+            raise ValueError(
+                f"`initial` and `transition` must have the shapes ({v},) and ({v}, {v}) of the "
+                f"kernel's vocabulary, got {tuple(initial.shape)} and {tuple(transition.shape)}."
+            )
+        _check_law("initial", initial)
+        for row in transition:
+            _check_law("transition", row)
+        transition = (1 - slack) * transition.to(torch.float64) + slack / v
+        self.register_buffer("initial", initial.to(torch.float64), persistent=False)
+        self.register_buffer("transition", transition, persistent=False)
+
+    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogPosterior:
+        """Return the exact posterior; costs B L V^2 operations."""
+        likelihood = self.process.likelihood(x_t, t)  # (B, L, V)
+        # Scaling a position's likelihood changes no posterior and keeps the recursion in range.
+        likelihood = likelihood / likelihood.amax(-1, keepdim=True)
+        length = x_t.shape[1]
+        forward, message = [], self.initial.expand(x_t.shape[0], -1)
+        for i in range(length):
+            forward.append(message / message.sum(-1, keepdim=True))
+            message = (forward[-1] * likelihood[:, i]) @ self.transition
+        backward, message = [], torch.ones_like(forward[0])
+        for i in reversed(range(length)):
+            backward.append(message / message.sum(-1, keepdim=True))
+            message = (backward[-1] * likelihood[:, i]) @ self.transition.T
+        posterior = torch.stack(forward, 1) * torch.stack(backward[::-1], 1) * likelihood
+        posterior = posterior / posterior.sum(-1, keepdim=True)
+        return LogPosterior(self.process, posterior.log(), x_t, t)
+
+
+def _check_law(name: str, p: Tensor) -> None:
+    if not (p >= 0).all() or not math.isclose(float(p.sum()), 1.0, rel_tol=1e-6):
+        raise ValueError(
+            f"`{name}` must be >= 0 and sum to 1, got minimum {float(p.min()):.4g} and sum "
+            f"{float(p.sum()):.6g}; divide by the sum."
+        )

@@ -1,0 +1,110 @@
+"""The continuous-time negative evidence lower bound and its relatives."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddm.denoisers import Prediction
+from ddm.functional import one_hot
+from ddm.kernels import Absorbing
+from ddm.losses.loss import Loss
+
+
+class CrossEntropy(Loss):
+    r"""Cross-entropy of x_0 under the full posterior, every noise level weighted equally.
+
+    `- sum_i log p(x_0^i | x_t)`; tokens that the kernel shows to be clean contribute zero.
+    """
+
+    def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        """Return the cross-entropy, nats per sequence."""
+        return -_log_prob(prediction, x_0).sum(-1)
+
+
+class NELBO(Loss):
+    r"""Continuous-time negative evidence lower bound, for any kernel.
+
+    `sum_i sum_{v != x_t} R1 log(R1 / R2) - R1 + R2 + KL(q(x_1 | x_0) || prior)`, where R1 is the
+    reverse rate given x_0 and R2 that of the model's posterior. For the absorbing kernel it is
+    the weighted cross-entropy of MDLM, `beta alpha / (1 - alpha)` times that of the masked tokens.
+
+    References:
+        A continuous time framework for discrete denoising models (Campbell et al., 2022),
+        https://arxiv.org/abs/2205.14987, proposition 2;
+        Simple and effective masked diffusion language models (Sahoo et al., 2024),
+        https://arxiv.org/abs/2406.07524, equation 10.
+    """
+
+    def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        """Return the integrand of the bound at the prediction's times, nats per sequence."""
+        process = prediction.process
+        if isinstance(process.kernel, Absorbing):
+            # Both total rates are equal, so only the logarithm of the posterior at x_0 is left.
+            masked = prediction.x_t == process.kernel.mask
+            sigma = process.noise.sigma(prediction.t)
+            weight = process.noise.beta(prediction.t) / torch.expm1(sigma)
+            nats = -_log_prob(prediction, x_0).where(masked, 0.0).sum(-1)
+            return weight.to(nats.dtype) * nats
+        ratio = process.ratio(prediction.posterior(), prediction.x_t, prediction.t)
+        # A ratio that underflows would give 0 log 0; true ratios that matter are far larger.
+        log_ratio = ratio.clamp(min=torch.finfo(ratio.dtype).tiny).log()
+        return _score_entropy(prediction, log_ratio, x_0)
+
+
+class ScoreEntropy(Loss):
+    r"""Denoising score entropy (SEDD): the NELBO in terms of the ratios that the network gives.
+
+    `sum_i sum_{v != x_t} beta Q[v, x_t] (s_v - r_v + r_v log(r_v / s_v))` with the true ratio
+    `r_v = A_t[x_0, v] / A_t[x_0, x_t]`. Equal to `NELBO` where the ratios s belong to a posterior;
+    it also trains networks whose ratios do not.
+
+    References:
+        Discrete diffusion modeling by estimating the ratios of the data distribution (Lou et al.,
+        2024), https://arxiv.org/abs/2310.16834, theorem 3.6.
+    """
+
+    def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        """Return the score entropy at the prediction's times, nats per sequence."""
+        log_ratio = prediction.log_ratio()
+        bounded = log_ratio.clamp(min=torch.finfo(log_ratio.dtype).min)  # -inf times rate 0
+        return _score_entropy(prediction, bounded, x_0)
+
+
+class Hybrid(Loss):
+    r"""NELBO plus a small multiple of the cross-entropy, from one network call.
+
+    References:
+        Structured denoising diffusion models in discrete state-spaces (Austin et al., 2021),
+        https://arxiv.org/abs/2107.03006, section 3.4, equation 5.
+
+    Args:
+        weight: Factor of the cross-entropy.
+    """
+
+    def __init__(self, weight: float = 0.01) -> None:
+        if weight < 0:
+            raise ValueError(f"`weight` must be >= 0, got {weight}; it multiplies a penalty.")
+        self.weight = weight
+
+    def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        """Return the weighted sum, nats per sequence."""
+        nelbo = NELBO().value(prediction, x_0)
+        return nelbo + self.weight * CrossEntropy().value(prediction, x_0)
+
+
+def _log_prob(prediction: Prediction, x_0: Tensor) -> Tensor:
+    return prediction.log_posterior().gather(-1, x_0[..., None]).squeeze(-1)
+
+
+def _score_entropy(prediction: Prediction, log_ratio: Tensor, x_0: Tensor) -> Tensor:
+    """Return the path divergence per unit of time between true and modelled ratios, (B,)."""
+    process, x_t, t = prediction.process, prediction.x_t, prediction.t
+    p_0 = one_hot(x_0, process.kernel.vocab_size, log_ratio.dtype)
+    true = process.ratio(p_0, x_t, t)
+    rate = process.jump_rate_to(x_t, t).to(log_ratio.dtype)
+    divergence = log_ratio.exp() - true + torch.xlogy(true, true) - true * log_ratio
+    # rate is 0 where the chain cannot jump; the divergence there may be infinite.
+    nats = torch.where(rate > 0, rate * divergence, 0.0).sum((-1, -2))
+    return nats + process.prior_kl(x_0).to(nats.dtype)

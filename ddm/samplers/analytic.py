@@ -1,0 +1,38 @@
+"""The analytic sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddm.denoisers import Prediction
+from ddm.samplers.sampler import Sampler
+
+
+class Analytic(Sampler):
+    r"""Exact bridge of every token under the posterior of x_0 (Tweedie); the default.
+
+    `p(x_s^i | x_t) = sum_{x_0} p(x_0^i | x_t) q(x_s^i | x_0^i, x_t^i)`. Exact for a single token;
+    its only error is that positions are drawn independently.
+
+    References:
+        Structured denoising diffusion models in discrete state-spaces (Austin et al., 2021),
+        https://arxiv.org/abs/2107.03006, equation 4;
+        Discrete diffusion modeling by estimating the ratios of the data distribution (Lou et al.,
+        2024), https://arxiv.org/abs/2310.16834, theorem 4.2.
+    """
+
+    def law(
+        self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L K"]:
+        """Return the bridge law at s."""
+        return predictions[-1].bridge(s)
+
+    def step_cost(
+        self, prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
+    ) -> Float[Tensor, "J B"]:
+        """Return the divergence between the bridges of x_0 and of its posterior, nats."""
+        p = prediction
+        return p.process.bridge_divergence(p.posterior(), x_0, p.x_t, p.t[0], s)

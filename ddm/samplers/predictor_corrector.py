@@ -1,0 +1,79 @@
+"""The predictor-corrector sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddm.denoisers import Prediction
+from ddm.samplers.analytic import Analytic
+from ddm.samplers.euler import stay_or_jump
+from ddm.samplers.sampler import Sampler
+
+
+class PredictorCorrector(Sampler):
+    r"""A predictor step to s, then corrector steps that leave the law at s unchanged.
+
+    A corrector step runs the chain with the rates of the reverse plus those of the forward
+    process, whose stationary law is that of x_s, for the duration `step_size (t - s)`. It
+    repairs tokens that were drawn independently of each other.
+
+    References:
+        A continuous time framework for discrete denoising models (Campbell et al., 2022),
+        https://arxiv.org/abs/2205.14987, section 4.4, proposition 4.
+
+    Args:
+        predictor: Any sampler with one stage per step.
+        num_corrections: Corrector steps after every step but the last; one network call each.
+        step_size: Duration of a corrector step relative to the step it follows.
+    """
+
+    def __init__(
+        self,
+        predictor: Sampler | None = None,
+        *,
+        num_corrections: int = 1,
+        step_size: float = 1.0,
+    ) -> None:
+        if num_corrections < 1:
+            raise ValueError(
+                f"`num_corrections` must be at least 1, got {num_corrections}; use the predictor "
+                "alone for none."
+            )
+        if not step_size > 0:
+            raise ValueError(f"`step_size` must be positive, got {step_size}.")
+        self.predictor = predictor or Analytic()
+        self.num_corrections = num_corrections
+        self.step_size = step_size
+
+    def stages(self, t: Float[Tensor, " B"], s: Float[Tensor, " B"]) -> list[Float[Tensor, " B"]]:
+        """Return s once for the predictor and once for every correction, none at s = 0."""
+        return [s] if bool((s == 0).all()) else [s] * (1 + self.num_corrections)
+
+    def law(
+        self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L K"]:
+        """Return the predictor's law at the first stage, the corrector's at the others."""
+        if len(predictions) == 1:
+            return self.predictor.law(predictions, s)
+        p = predictions[-1]
+        duration = self.step_size * (predictions[0].t - s)
+        rate = p.reverse_rate() + p.process.jump_rate_from(p.x_t, s)
+        mean = rate * duration[:, None, None]
+        total = mean.sum(-1, keepdim=True)
+        # At most one jump, with the probability that the frozen chain has made any.
+        some = torch.where(total > 0, -torch.expm1(-total) / total, 1.0)
+        return stay_or_jump(p, mean * some)
+
+    def step_cost(
+        self, prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
+    ) -> Float[Tensor, "J B"]:
+        """Return the cost of the predictor's step, before any correction."""
+        return self.predictor.step_cost(prediction, x_0, s)
+
+    def num_evals(self, num_steps: int, length: int) -> int:
+        """Return N predictor calls and `num_corrections` calls after every step but the last."""
+        return num_steps + (num_steps - 1) * self.num_corrections

@@ -1,0 +1,202 @@
+"""The noun `Sampler`: a rule for one step, and the sampling loop, written once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ddm.denoisers import Denoiser, Prediction, chunks
+from ddm.functional import categorical, check_times, one_hot
+from ddm.samplers.cache import CallCounter
+
+CHUNK = 2**22
+"""Probabilities held at once while drawing, 32 MiB in float64: bounds the memory of large V."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a sampler returns.
+
+    Attributes:
+        tokens: The samples, (B, L), in 0..V-1.
+        num_calls: Network calls made, every one of them counted.
+        num_rows: Sequences evaluated in all calls together: at most B num_calls, fewer where
+            unchanged rows were reused.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    num_calls: int
+    num_rows: int
+
+
+class Sampler(ABC):
+    """A rule that carries x_t to x_s; factorised over positions given what the network said.
+
+    A subclass states `law`, the exact law that one stage of a step draws from, so that tests can
+    compose it into exact transition matrices. The step to s = 0 always draws from the
+    posterior of x_0, in the same network call: no sampler leaves noise behind or needs an
+    uncounted call to clean up.
+    """
+
+    order: float = 1
+    """Order of convergence of the law of the samples in the largest step."""
+
+    @abstractmethod
+    def law(
+        self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L K"]:
+        """Return the law of the next stage, given the predictions of all stages of this step.
+
+        Args:
+            predictions: What the network said at this step, oldest first; the last one is at the
+                state to move from.
+            s: Time at which the stage lands, (B,).
+        """
+
+    def stages(self, t: Float[Tensor, " B"], s: Float[Tensor, " B"]) -> list[Float[Tensor, " B"]]:
+        """Return the times at which the stages of the step t -> s land, the last one being s."""
+        return [s]
+
+    def draw(
+        self,
+        predictions: Sequence[Prediction],
+        s: Float[Tensor, " B"],
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        """Draw from the law of the next stage, piece by piece, in float64."""
+        pieces = [
+            categorical(self.law([p.double() for p in piece], s), generator)
+            for piece in chunks(predictions, CHUNK)
+        ]
+        return torch.cat(pieces, 1)
+
+    def step(
+        self,
+        denoiser: Denoiser,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, " B"],
+        s: Float[Tensor, " B"],
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        """Carry x_t to x_s; costs one network call per stage."""
+        predictions: list[Prediction] = []
+        x, now = x_t, t
+        for landing in self.stages(t, s):
+            predictions.append(denoiser(x, now))
+            x, now = self.draw(predictions, landing, generator), landing
+        return x
+
+    def grid(
+        self,
+        denoiser: Denoiser,
+        times: Float[Tensor, " N+1"],
+        free: Bool[Tensor, "B L"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "M+1 B"]:
+        """Return the times that every sequence visits; `free` marks positions not clamped."""
+        return times[:, None].expand(-1, free.shape[0])
+
+    def step_cost(
+        self, prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
+    ) -> Float[Tensor, "J B"]:
+        r"""Return what a step to each of the times s costs: KL( q(x_s | x_t, x_0) || law ).
+
+        The sum over a schedule's steps is the N-step NELBO of this sampler, up to the prior term.
+        No network call. Samplers with several stages per step state the cost of a one-stage
+        step that stands in for them.
+
+        Args:
+            prediction: The network's answer at one time t, the same for all sequences, float64.
+            x_0: Data tokens.
+            s: Times to land at, each below t.
+
+        Returns:
+            Nats per sequence; infinite where the law excludes what the data may do.
+        """
+        process, x_t, t = prediction.process, prediction.x_t, prediction.t[0]
+        p_0 = one_hot(x_0, process.kernel.vocab_size, torch.float64)
+        rows = []
+        for landing in s:
+            q = process.bridge(p_0, x_t, t, landing)
+            law = self.law([prediction], landing.expand(x_0.shape[0]))
+            rows.append((torch.xlogy(q, q) - torch.xlogy(q, law)).sum((-1, -2)))
+        return torch.stack(rows)
+
+    def num_evals(self, num_steps: int, length: int) -> int:
+        """Return the network calls of `num_steps` steps on sequences of that many free tokens."""
+        return num_steps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Int[Tensor, "B L"],
+        times: Float[Tensor, " N+1"] | Sequence[float],
+        *,
+        prompt: Int[Tensor, "B L"] | None = None,
+        prompt_mask: Bool[Tensor, "B L"] | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> Samples:
+        """Carry x from noise to data along `times`: the sampling loop.
+
+        Args:
+            denoiser: The model.
+            x: Tokens drawn from the prior, (B, L), for instance by `kernel.sample_prior`.
+            times: Strictly decreasing from 1 to 0, N + 1 of them for N steps, for instance
+                `SamplingSchedule.times`.
+            prompt: Tokens to keep, (B, L); read where `prompt_mask` is true.
+            prompt_mask: Positions that are clamped to the prompt and never change.
+            generator: Source of all draws, on the device of x.
+            progress: Show a bar.
+
+        Returns:
+            The samples and what they cost.
+
+        Raises:
+            ValueError: Times, prompt or kernel do not fit, before any network call.
+        """
+        times = check_times(times).to(x.device)
+        kernel = denoiser.process.kernel
+        clamp = _check_prompt(prompt, prompt_mask, x, kernel.vocab_size)
+        x = torch.where(clamp, prompt, x) if prompt is not None else x
+        grid = self.grid(denoiser, times, ~clamp, generator)
+        counter = CallCounter(denoiser)
+        steps = zip(grid[:-1], grid[1:], strict=True)
+        for t, s in tqdm(steps, total=len(grid) - 1, desc="sampling", disable=not progress):
+            x_s = self.step(counter, x, t, s, generator)
+            x = x_s if prompt is None else torch.where(clamp, prompt, x_s)
+        return Samples(x, counter.num_calls, counter.num_rows)
+
+
+def _check_prompt(
+    prompt: Tensor | None, prompt_mask: Tensor | None, x: Tensor, vocab_size: int
+) -> Tensor:
+    """Return the positions to clamp."""
+    if (prompt is None) != (prompt_mask is None):
+        raise ValueError(
+            "`prompt` and `prompt_mask` must be given together; the mask marks the positions of "
+            "the prompt that are kept."
+        )
+    if prompt is None or prompt_mask is None:
+        return torch.zeros_like(x, dtype=torch.bool)
+    for name, tensor in (("prompt", prompt), ("prompt_mask", prompt_mask)):
+        if tensor.shape != x.shape:
+            raise ValueError(
+                f"`{name}` must have the shape {tuple(x.shape)} of the samples, got "
+                f"{tuple(tensor.shape)}; pad it to the full length and mark what counts in "
+                "`prompt_mask`, or cut it."
+            )
+    kept = prompt[prompt_mask.bool()]
+    if kept.numel() and not (0 <= int(kept.min()) and int(kept.max()) < vocab_size):
+        raise ValueError(
+            f"`prompt` must hold data tokens in 0..{vocab_size - 1}, got values from "
+            f"{int(kept.min())} to {int(kept.max())}; encode it with the model's vocabulary."
+        )
+    return prompt_mask.bool()
