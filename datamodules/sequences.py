@@ -1,0 +1,144 @@
+"""Token sequences held in memory, and the loaders that every data module shares."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Int
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchmetrics import Metric
+
+Batch = dict[str, Tensor]
+
+
+class TokenSequences(Dataset[Batch]):
+    """N sequences of L tokens in one tensor, from which whole batches are indexed at once.
+
+    Args:
+        tokens: Sequences of any integer type, with shape (N, L); a strided view is fine.
+    """
+
+    def __init__(self, tokens: Int[Tensor, "N L"]) -> None:
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return one sequence as `{"tokens": (L,)}`, of type int64."""
+        return {"tokens": self.tokens[index].long()}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return a batch as `{"tokens": (B, L)}`, of type int64; the loader calls this."""
+        return {"tokens": self.tokens[torch.tensor(indices)].long()}
+
+
+class SequenceDataModule(LightningDataModule, ABC):
+    """Base class of data modules whose data are fixed-length sequences of tokens.
+
+    A concrete class sets `vocab_size` and `length` in its constructor, where the command line
+    links them into the model, and gives the three splits as tensors. Batches are
+    `{"tokens": (B, L)}` of type int64.
+
+    The order of the training sequences is a function of `seed` and the epoch alone, so a run
+    that resumes at the end of an epoch sees the batches that the uninterrupted run would have
+    seen. Outside of Lightning, call `loader.sampler.set_epoch(epoch)` before every epoch.
+
+    Args:
+        batch_size: The number of sequences of a batch, in each process.
+        num_workers: The number of processes that load batches; 0 is fastest for data in memory.
+        seed: The seed of the order of the training sequences.
+    """
+
+    vocab_size: int
+    length: int
+
+    def __init__(self, *, batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__()
+        require_at_least(1, batch_size=batch_size)
+        require_at_least(0, num_workers=num_workers, seed=seed)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+
+    @property
+    @abstractmethod
+    def train_tokens(self) -> Int[Tensor, "N L"]:
+        """The training sequences, with shape (N, L)."""
+
+    @property
+    @abstractmethod
+    def val_tokens(self) -> Int[Tensor, "N L"]:
+        """The validation sequences, with shape (N, L)."""
+
+    @property
+    @abstractmethod
+    def test_tokens(self) -> Int[Tensor, "N L"]:
+        """The test sequences, with shape (N, L)."""
+
+    @abstractmethod
+    def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
+        """Return B strings that show the sequences to a reader."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """Return new metrics of generated samples, updated with tokens of shape (B, L)."""
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return shuffled batches of training sequences; the last, smaller one is dropped.
+
+        Raises:
+            ValueError: If a process has fewer sequences than one batch.
+        """
+        dataset = TokenSequences(self.train_tokens)
+        trainer = self.trainer
+        # Only a sampler with `set_epoch` makes the order independent of the global random state,
+        # which a resumed run does not restore. It needs to know the processes: Lightning
+        # does not replace it.
+        sampler: DistributedSampler[Batch] = DistributedSampler(
+            dataset,
+            num_replicas=1 if trainer is None else trainer.world_size,
+            rank=0 if trainer is None else trainer.global_rank,
+            seed=self.seed,
+            drop_last=True,
+        )
+        if len(sampler) < self.batch_size:
+            raise ValueError(
+                f"`batch_size` must be at most the number of training sequences per process "
+                f"({len(sampler)}), got {self.batch_size}; lower it or give more data."
+            )
+        return self._loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return all validation sequences in order, in batches."""
+        return self._loader(TokenSequences(self.val_tokens))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return all test sequences in order, in batches."""
+        return self._loader(TokenSequences(self.test_tokens))
+
+    def _loader(
+        self, dataset: TokenSequences, sampler: DistributedSampler[Batch] | None = None
+    ) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_already_a_batch,
+            drop_last=sampler is not None,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def require_at_least(least: int, **arguments: int) -> None:
+    """Raise a `ValueError` that names the first of the arguments that is below `least`."""
+    for name, value in arguments.items():
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {value}; raise it.")
+
+
+def _already_a_batch(batch: object) -> object:
+    # `TokenSequences.__getitems__` has collated. A named function can travel to the workers.
+    return batch

@@ -1,0 +1,8 @@
+"""Metrics of generated samples, as `torchmetrics.Metric` classes that take tokens."""
+
+from ddm.metrics.countdown_error import CountDownError
+from ddm.metrics.distinct_n import DistinctN
+from ddm.metrics.unigram_entropy import UnigramEntropy
+from ddm.metrics.word_share import WordShare, split_words
+
+__all__ = ["CountDownError", "DistinctN", "UnigramEntropy", "WordShare", "split_words"]
