@@ -1,0 +1,124 @@
+"""The noun `SamplingSchedule`: when a sampler steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddm.functional import check_times
+
+
+def check_num_steps(num_steps: int) -> int:
+    """Return `num_steps`, or say that it must be at least 1."""
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    return num_steps
+
+
+@dataclass(frozen=True)
+class SamplingSchedule:
+    """N + 1 strictly decreasing times from 1 to 0, and where they came from.
+
+    A plain value: samplers take its `times`, never its name.
+
+    Attributes:
+        times: The times, floats in float64 precision.
+        source: What made them, for instance "uniform" or "optimal".
+        info: Further facts that travel with the file (kernel, sampler, cost, sample count).
+
+    Raises:
+        ValueError: The times are not a schedule (see `check_times`).
+    """
+
+    times: tuple[float, ...]
+    source: str = "custom"
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the times."""
+        object.__setattr__(self, "times", tuple(check_times(self.times).tolist()))
+
+    @property
+    def num_steps(self) -> int:
+        """The number N of steps."""
+        return len(self.times) - 1
+
+    @classmethod
+    def uniform(cls, num_steps: int) -> SamplingSchedule:
+        """Return equally spaced times."""
+        n = check_num_steps(num_steps)
+        return cls(tuple(1 - k / n for k in range(n + 1)), "uniform")
+
+    @classmethod
+    def cosine(cls, num_steps: int) -> SamplingSchedule:
+        """Return `t_k = cos(pi k / (2 N))`: short steps near the noise.
+
+        References:
+            MaskGIT: masked generative image transformer (Chang et al., 2022),
+            https://arxiv.org/abs/2202.04200, section 3.3.
+        """
+        n = check_num_steps(num_steps)
+        times = [math.cos(math.pi / 2 * k / n) for k in range(n)]
+        return cls((*times, 0.0), "cosine")
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file, atomically.
+
+        The times are in (0, 1] and decrease, 1 is noise, as diffusers-style samplers expect them
+        (drop the final 0 for a list of the N times at which the network is called). For
+        flow_matching-style samplers, whose time runs from noise 0 to data 1, pass `1 - time`.
+        """
+        write_json(path, {"times": self.times, "source": self.source, "info": self.info})
+
+    @classmethod
+    def load(cls, path: str | Path) -> SamplingSchedule:
+        """Read a file written by `save`.
+
+        Raises:
+            ValueError: The file is not a schedule.
+        """
+        content = read_json(path)
+        if "times" not in content:
+            raise ValueError(
+                f"`{path}` must hold a schedule with the key 'times', got the keys "
+                f"{sorted(content)}; write it with `SamplingSchedule.save`."
+            )
+        return cls(
+            tuple(content["times"]), content.get("source", "custom"), content.get("info", {})
+        )
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a JSON file so that a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=1)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"`{path}` must be a JSON file, but it is damaged or cut off ({error}); write it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`{path}` must hold a JSON object, got {type(content).__name__}.")
+    return content
