@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -13,12 +15,12 @@ from torch import Tensor
 from ddm.denoisers import Denoiser
 from ddm.samplers import Sampler
 from ddm.schedules.cost_table import CostTable
-from ddm.schedules.schedule import SamplingSchedule
+from ddm.schedules.schedule import SamplingSchedule, read_json, write_json
 
 
 @dataclass(frozen=True)
 class Optimised:
-    """What an optimiser found.
+    """What an optimiser found, or what is left of it in a file.
 
     Attributes:
         schedules: One schedule for every number of steps asked for.
@@ -27,8 +29,54 @@ class Optimised:
     """
 
     schedules: dict[int, SamplingSchedule]
-    num_calls: int
+    num_calls: int = 0
     table: CostTable | None = None
+
+    def schedule(self, num_steps: int) -> SamplingSchedule | None:
+        """Return the schedule for `num_steps`, None if neither kept nor in the table."""
+        if num_steps in self.schedules:
+            return self.schedules[num_steps]
+        return None if self.table is None else self.table.schedule(num_steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, for JSON files and checkpoints."""
+        return {
+            "schedules": {str(n): asdict(s) for n, s in self.schedules.items()},
+            "num_calls": self.num_calls,
+            "table": None if self.table is None else self.table.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], path: str = "content") -> Optimised:
+        """Rebuild what `to_dict` returned.
+
+        Raises:
+            ValueError: Entries are missing or damaged.
+        """
+        try:
+            schedules = {
+                int(n): SamplingSchedule.from_dict(s, path) for n, s in content["schedules"].items()
+            }
+            table, num_calls = content["table"], content["num_calls"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"`{path}` must hold optimised schedules, but {error!r}; write it with "
+                "`Optimised.save`."
+            ) from error
+        return cls(schedules, num_calls, None if table is None else CostTable.from_dict(table))
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Optimised:
+        """Read a file written by `save`.
+
+        Raises:
+            ValueError: The file is damaged or holds something else.
+        """
+        return cls.from_dict(read_json(path), str(path))
 
 
 class ScheduleOptimizer(ABC):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,22 @@ class SamplingSchedule:
         Raises:
             ValueError: The file is not a schedule.
         """
-        content = read_json(path)
+        return cls.from_dict(read_json(path), str(path))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], path: str = "content") -> SamplingSchedule:
+        """Build a schedule from the content of its JSON file.
+
+        Raises:
+            ValueError: There are no times in it.
+        """
         if "times" not in content:
             raise ValueError(
                 f"`{path}` must hold a schedule with the key 'times', got the keys "
                 f"{sorted(content)}; write it with `SamplingSchedule.save`."
             )
-        return cls(
-            tuple(content["times"]), content.get("source", "custom"), content.get("info", {})
-        )
+        source, info = content.get("source", "custom"), content.get("info", {})
+        return cls(tuple(content["times"]), source, info)
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,171 @@
+"""Jump Your Steps: KLUB, golden-section search and hierarchical breakdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ddm.denoisers import Denoiser
+from ddm.functional import gather_objects
+from ddm.kernels import Absorbing, Kernel
+from ddm.samplers import KGillespie, Sampler
+from ddm.schedules.cost_table import Setting
+from ddm.schedules.golden_section import golden_section
+from ddm.schedules.hierarchy import Hierarchy, Split, num_searches
+from ddm.schedules.klub import KLUB, Departure, RevealKLUB, TokenKLUB
+from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
+from ddm.schedules.schedule import SamplingSchedule, check_num_steps
+
+
+class JumpYourSteps(ScheduleOptimizer):
+    r"""Split every step where the two halves differ most from the whole, round after round.
+
+    The schedule with 2^K steps takes 2^K - 1 searches, each of them of one network call at the left
+    end and one per probe, on every batch: `(2^K - 1) (1 + num_probes)` calls per batch. All
+    numbers of steps up to 2^K come from the same searches; those that are no powers of two
+    take only the splits of largest gain in their last round. Splits are greedy: later rounds never
+    move a point. Under `torch.distributed` every process measures its own sequences and all find
+    the same schedules; the call is collective.
+
+    References:
+        Jump your steps: optimizing sampling schedule of discrete diffusion models (Park et al.,
+        2025), https://arxiv.org/abs/2410.07761.
+
+    Args:
+        objective: What a split is worth. By default `RevealKLUB` for the sampler `KGillespie`,
+            `TokenKLUB` for the absorbing kernel, `KLUB` for other kernels.
+        num_probes: Largest number of split points that a search tries; 16 find a point to within
+            a thousandth of the step. Few tokens left to reveal need fewer.
+        batch_size: Sequences per network call; all of them by default. The network's answers at
+            the left end are kept for all sequences during a search, so memory for
+            `len(x_0) L V` of its outputs is needed in any case.
+    """
+
+    def __init__(
+        self,
+        objective: KLUB | None = None,
+        *,
+        num_probes: int = 16,
+        batch_size: int | None = None,
+    ) -> None:
+        if num_probes < 1:
+            raise ValueError(f"`num_probes` must be at least 1, got {num_probes}; 16 are enough.")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1 or None, got {batch_size}.")
+        self.objective = objective
+        self.num_probes = num_probes
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        x_0: Int[Tensor, "B L"],
+        num_steps: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> Optimised:
+        """Find the schedules; see `ScheduleOptimizer`.
+
+        Raises:
+            ValueError: No sequence, no number of steps or more steps than tokens to reveal, or a
+                network that returns NaN.
+        """
+        if len(x_0) == 0:
+            raise ValueError("`x_0` must hold at least one sequence, got none.")
+        if not num_steps:
+            raise ValueError("`num_steps` must hold at least one number of steps, got none.")
+        numbers = sorted({check_num_steps(n) for n in num_steps})
+        process, length = denoiser.process, x_0.shape[1]
+        objective = self.objective or default_objective(process.kernel, sampler)
+        facts = {
+            "num_samples": sum(gather_objects(len(x_0))),
+            "objective": repr(objective),
+            **asdict(Setting.of(process, sampler)),
+        }
+        batches = x_0.split(self.batch_size or len(x_0))
+        schedules, num_calls = {}, 0
+        with tqdm(total=num_searches(numbers), desc="splits", disable=not progress) as bar:
+
+            def split(left: float, right: float) -> Split | None:
+                nonlocal num_calls
+                bar.update()
+                if left - right <= objective.spacing:
+                    return None
+                gain = _Gain(objective, denoiser, sampler, batches, (left, right), generator)
+                peak = golden_section(
+                    gain, right, left, num_probes=self.num_probes, spacing=objective.spacing
+                )
+                num_calls += len(batches) * (1 + peak.num_probes)
+                return Split(peak.at, peak.value)
+
+            hierarchy = Hierarchy(objective.first(length), 0.0, split)
+            for n in numbers:
+                found = hierarchy(n)
+                times = objective.times(process, length, list(found.points))
+                info = {"klub": list(found.gains), "num_calls": num_calls, **facts}
+                schedules[n] = SamplingSchedule(tuple(times), "jump-your-steps", info)
+        return Optimised(schedules, num_calls)
+
+
+class _Gain:
+    """What splitting one step at m is worth, in the mean over the sequences of all processes."""
+
+    def __init__(
+        self,
+        objective: KLUB,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        batches: Sequence[Tensor],
+        step: tuple[float, float],
+        generator: torch.Generator | None,
+    ) -> None:
+        self.objective = objective
+        self.start = partial(objective.departure, denoiser, sampler, t=step[0], generator=generator)
+        self.batches = batches
+        self.step = step
+        self.departures: list[Departure] = []
+
+    def __call__(self, m: float) -> float:
+        """Return nats per sequence; one network call per batch, two the first time."""
+        mine: Tensor | ValueError
+        try:
+            mine = self._measure(m)
+        except ValueError as error:
+            # One process that gives up must not leave the others waiting for its result.
+            mine = error
+        parts: list[Tensor] = []
+        for theirs in gather_objects(mine):
+            if isinstance(theirs, ValueError):
+                raise theirs
+            parts.append(theirs)
+        nats = torch.cat(parts)
+        wrong = int((~torch.isfinite(nats)).sum())
+        if wrong:
+            raise ValueError(
+                f"`objective` must be finite, got {wrong} NaN or infinite values of {len(nats)} "
+                f"for the split {self.step[0]:.4g} -> {m:.4g} -> {self.step[1]:.4g}; the network "
+                "excludes at the left end what it expects at the split point."
+            )
+        return float(nats.mean())
+
+    def _measure(self, m: float) -> Tensor:
+        if not self.departures:
+            self.departures = [self.start(batch) for batch in self.batches]
+        nats = [self.objective.between(d, m, self.step[1]) for d in self.departures]
+        return torch.cat(nats).cpu()
+
+
+def default_objective(kernel: Kernel, sampler: Sampler) -> KLUB:
+    """Return the objective that fits a kernel and a sampler."""
+    if isinstance(sampler, KGillespie):
+        return RevealKLUB()
+    return TokenKLUB() if isinstance(kernel, Absorbing) else KLUB()
