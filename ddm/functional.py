@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
+import torch.distributed
 from jaxtyping import Float, Int
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def categorical(
@@ -56,6 +60,14 @@ def log1mexp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(small, near, far)
 
 
+def positive_log(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return log p, with the logarithm of the smallest positive number at 0, so that 0 log 0 = 0.
+
+    The gradient there is 0, and not the NaN that 0 times the infinite slope of log would give.
+    """
+    return p.clamp(min=torch.finfo(p.dtype).tiny).log()
+
+
 def expand_right(x: Tensor, ndim: int) -> Tensor:
     """Append axes of size 1 until `x` has `ndim` axes; a scalar is left alone."""
     return x if x.ndim == 0 else x.reshape(x.shape + (1,) * (ndim - x.ndim))
@@ -66,7 +78,19 @@ def one_hot(x: Int[Tensor, "*shape"], num: int, dtype: torch.dtype) -> Float[Ten
     return torch.zeros(*x.shape, num, dtype=dtype, device=x.device).scatter_(-1, x[..., None], 1.0)
 
 
-def check_times(times: Float[Tensor, " N+1"] | Sequence[float]) -> Float[Tensor, " N+1"]:
+def gather_objects(mine: T) -> list[T]:
+    """Return the objects of all processes of a `torch.distributed` group, just one without it.
+
+    A collective call: every process has to make it.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    theirs: list[T] = [mine] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(theirs, mine)
+    return theirs
+
+
+def check_times(times: Float[Tensor, " T"] | Sequence[float]) -> Float[Tensor, " T"]:
     """Return the times as a float64 tensor.
 
     Raises:

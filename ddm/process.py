@@ -97,7 +97,7 @@ class ForwardProcess(nn.Module):
         t: Float[Tensor, ""],
         s: Float[Tensor, " J"],
     ) -> Float[Tensor, "J B"]:
-        """Return KL( q(x_s | x_t, x_0) || bridge(p_0, x_t, t, s) ), nats per sequence, per time s."""
+        """Return KL( q(x_s | x_t, x_0) || bridge(p_0, x_t, t, s) ), nats per sequence."""
         return self.kernel.bridge_divergence(
             self._tilt(p_0, x_t, t), x_0, x_t, self.noise.sigma(t), self.noise.sigma(s)
         )
@@ -172,6 +172,11 @@ class ForwardProcess(nn.Module):
         possible = torch.isfinite(log_likelihood)
         return torch.log_softmax(torch.where(possible, log_p - log_likelihood, -torch.inf), -1)
 
+    def noise_entropy(self, x_0: Int[Tensor, "B L"], t: Float[Tensor, ""]) -> Float[Tensor, " B"]:
+        """Return the entropy of x_t given x_0 in nats per sequence, float64; 0 for masks."""
+        sigma = self.noise.sigma(t.to(x_0.device))
+        return self.kernel.noise_entropy(sigma)[x_0].sum(-1)
+
     def prior_kl(self, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
         """Return KL( q(x_1 | x_0) || prior ) in nats per sequence, float64."""
         one = torch.ones((), dtype=torch.float64, device=x_0.device)
@@ -188,7 +193,8 @@ class ForwardProcess(nn.Module):
     def _tilt(self, p_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return `p_0(x_0) / A_t[x_0, x_t]` on all K states, zero where x_0 cannot lead to x_t."""
         likelihood = self.likelihood(x_t, t, p_0.dtype)
-        tilted = torch.where(likelihood > 0, p_0 / likelihood, 0.0)
+        # Dividing by infinity gives 0 with the gradient 0; cutting off p_0 / 0 would give it NaN.
+        tilted = p_0 / likelihood.where(likelihood > 0, torch.inf)
         if self.kernel.num_states == self.kernel.vocab_size:
             return tilted
         return torch.cat([tilted, torch.zeros_like(tilted[..., :1])], -1)

@@ -1,6 +1,12 @@
 """Denoisers: a network (or an exact law) together with the process it undoes."""
 
-from ddm.denoisers.denoiser import Denoiser, MeanDenoiser, ScoreDenoiser, times_like
+from ddm.denoisers.denoiser import (
+    Denoiser,
+    MeanDenoiser,
+    PosteriorDenoiser,
+    ScoreDenoiser,
+    times_like,
+)
 from ddm.denoisers.exact import ExactDenoiser, MarkovChainDenoiser
 from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction, chunks
 
@@ -12,6 +18,7 @@ __all__ = [
     "LogRatio",
     "MarkovChainDenoiser",
     "MeanDenoiser",
+    "PosteriorDenoiser",
     "Prediction",
     "ScoreDenoiser",
     "chunks",

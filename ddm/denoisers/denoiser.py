@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ddm.denoisers.prediction import LogLeaveOneOut, LogRatio, Prediction
+from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction
 from ddm.functional import log1mexp
 from ddm.process import ForwardProcess
 
@@ -60,6 +60,32 @@ class MeanDenoiser(Denoiser):
         """Make one network call."""
         logits = self.backbone(x_t, t)[..., : self.process.kernel.vocab_size]
         return LogLeaveOneOut(self.process, logits, x_t, t)
+
+
+class PosteriorDenoiser(Denoiser):
+    """Prediction of x_0 whose logits are full posteriors, the token itself taken into account.
+
+    What a network learns from plain cross-entropy with a kernel that shows noisy tokens (D3PM).
+    With the absorbing kernel `MeanDenoiser` serves as well, and copies revealed tokens.
+
+    References:
+        Structured denoising diffusion models in discrete state-spaces (Austin et al., 2021),
+        https://arxiv.org/abs/2107.03006, section 3.3.
+
+    Args:
+        backbone: Network (x_t (B, L), t (B,)) -> logits (B, L, V or more); logits past V are
+            ignored.
+        process: The forward process that the denoiser undoes.
+    """
+
+    def __init__(self, backbone: nn.Module, process: ForwardProcess) -> None:
+        super().__init__(process)
+        self.backbone = backbone
+
+    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogPosterior:
+        """Make one network call."""
+        logits = self.backbone(x_t, t)[..., : self.process.kernel.vocab_size]
+        return LogPosterior(self.process, torch.log_softmax(logits, -1), x_t, t)
 
 
 class ScoreDenoiser(Denoiser):

@@ -56,15 +56,16 @@ class ExactDenoiser(Denoiser):
 class MarkovChainDenoiser(Denoiser):
     """Exact posterior for Markov chains of any length, by forward-backward recursion.
 
-    Tokens drawn in parallel may contradict a chain with forbidden transitions. The posterior is
-    then undefined; the denoiser reads such evidence under the chain whose transitions are mixed
-    with `slack` parts of the uniform law, which means: with as few violations as possible.
+    Tokens drawn in parallel, or a prompt, may contradict a chain with forbidden tokens and
+    transitions. The posterior is then undefined; the denoiser reads such evidence under the chain
+    whose laws are mixed with `slack` parts of the uniform law, which means: with as few violations
+    as possible.
 
     Args:
         process: The forward process.
         initial: Law of the first token, (V,).
         transition: Row-stochastic matrix, (V, V).
-        slack: Weight of the uniform law in the transitions.
+        slack: Weight of the uniform law in both.
 
     Raises:
         ValueError: The arguments are not such laws or do not fit the vocabulary.
@@ -91,8 +92,9 @@ class MarkovChainDenoiser(Denoiser):
         _check_law("initial", initial)
         for row in transition:
             _check_law("transition", row)
+        initial = (1 - slack) * initial.to(torch.float64) + slack / v
         transition = (1 - slack) * transition.to(torch.float64) + slack / v
-        self.register_buffer("initial", initial.to(torch.float64), persistent=False)
+        self.register_buffer("initial", initial, persistent=False)
         self.register_buffer("transition", transition, persistent=False)
 
     def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogPosterior:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ddm.functional import positive_log
 from ddm.process import ForwardProcess
 
 P = TypeVar("P", bound="Prediction")
@@ -45,8 +46,11 @@ class Prediction(ABC):
         return self.log_posterior().exp()
 
     def log_ratio(self) -> Float[Tensor, "B L K"]:
-        """Return log of the ratios p_t(x_t with v at i) / p_t(x_t) (the log concrete score)."""
-        return self.process.ratio(self.posterior(), self.x_t, self.t).log()
+        """Return log of the ratios p_t(x_t with v at i) / p_t(x_t) (the log concrete score).
+
+        A ratio of 0, to a state without probability, counts as the smallest positive number.
+        """
+        return positive_log(self.process.ratio(self.posterior(), self.x_t, self.t))
 
     def reverse_rate(self) -> Float[Tensor, "B L K"]:
         """Return the rates of the reverse jumps x_t -> v, zero at v = x_t."""
@@ -105,8 +109,12 @@ class LogRatio(Prediction):
         return self.output.scatter(-1, self.x_t[..., None], 0.0)
 
     def log_posterior(self) -> Float[Tensor, "B L V"]:
-        """Return the log posterior by inverting the ratio."""
-        return self.process.posterior_of_ratio(self.log_ratio().exp(), self.x_t, self.t).log()
+        """Return the log posterior; a probability of 0 counts as the smallest positive number."""
+        return positive_log(self.posterior())
+
+    def posterior(self) -> Float[Tensor, "B L V"]:
+        """Return the posterior by inverting the ratio."""
+        return self.process.posterior_of_ratio(self.log_ratio().exp(), self.x_t, self.t)
 
     def reverse_rate(self) -> Float[Tensor, "B L K"]:
         """Return forward rate times ratio, without a detour through the posterior."""

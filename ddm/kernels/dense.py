@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.kernels.kernel import Kernel, positive_log
+from ddm.functional import positive_log
+from ddm.kernels.kernel import Kernel
 
 
 class DenseKernel(Kernel):
@@ -31,6 +32,9 @@ class DenseKernel(Kernel):
 
     rate_matrix: Tensor
     stationary: Tensor
+    eigenvalues: Tensor
+    left: Tensor
+    right: Tensor
 
     def __init__(
         self, rate_matrix: Tensor | Sequence[Sequence[float]], *, ordinal: bool = False
@@ -44,7 +48,7 @@ class DenseKernel(Kernel):
         self.register_buffer("stationary", pi, persistent=False)
         flow = pi[:, None] * q
         self.reversible = bool(
-            torch.allclose(flow, flow.T, rtol=1e-9, atol=1e-12 * flow.abs().max())
+            torch.allclose(flow, flow.T, rtol=1e-9, atol=1e-12 * float(flow.abs().max()))
         )
         if self.reversible:
             root = pi.sqrt()
@@ -69,7 +73,9 @@ class DenseKernel(Kernel):
         """Return the matrices `P(sigma)`, float64; for sigma < 0 the inverse of P(-sigma)."""
         sigma = sigma.to(torch.float64)[..., None]
         if self.reversible:
-            p = (self.left * torch.exp(sigma * self.eigenvalues)[..., None, :]) @ self.right
+            # P - I, whose rounding is relative to sigma: rare jumps keep their digits.
+            change = (self.left * torch.expm1(sigma * self.eigenvalues)[..., None, :]) @ self.right
+            p = change + torch.eye(self.num_states, dtype=torch.float64, device=sigma.device)
         else:
             p = torch.linalg.matrix_exp(sigma[..., None] * self.rate_matrix)
         # Rounding leaves -1e-17 where the chain cannot go; the inverse is rightly signed.
@@ -91,6 +97,9 @@ class DenseKernel(Kernel):
         self, p: Float[Tensor, "*shape K"], sigma: Float[Tensor, "..."]
     ) -> Float[Tensor, "*shape K"]:
         """Return `p P(sigma)`."""
+        if 0 < sigma.ndim < p.ndim - 1:
+            # Give sigma all the axes of the tokens, or a matrix product would pair them wrongly.
+            sigma = sigma.reshape((1,) * (p.ndim - 1 - sigma.ndim) + sigma.shape)
         matrix = self.transition(sigma)
         if sigma.ndim > 0:
             # sigma (B, 1): one matrix for all tokens of a sequence.
@@ -115,6 +124,11 @@ class DenseKernel(Kernel):
         rows = self.transition(sigma).reshape(-1, self.num_states, self.num_states)
         which = torch.arange(sigma.numel(), device=x.device).reshape(sigma.shape)
         return rows[which, x].to(sigma.dtype)
+
+    def noise_entropy(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
+        """Return the entropies of the rows of P(sigma)."""
+        p = self.transition(sigma)
+        return -torch.xlogy(p, p).sum(-1).to(sigma.dtype)
 
     def bridge_divergence(
         self,
@@ -174,7 +188,7 @@ def _stationary(q: Tensor) -> Tensor:
     """Return pi with pi Q = 0 and sum 1."""
     k = q.shape[0]
     singular = torch.linalg.svdvals(q)
-    if k > 1 and singular[-2] < 1e-10 * singular[0]:
+    if k > 1 and singular[-2] <= 1e-10 * singular[0]:
         raise ValueError(
             "`rate_matrix` must have one stationary law, but its states fall into groups that do "
             "not communicate; connect them by positive rates."

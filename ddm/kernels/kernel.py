@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ddm.functional import categorical, one_hot
+from ddm.functional import categorical, one_hot, positive_log
 
 
 class Kernel(nn.Module, ABC):
@@ -74,6 +74,14 @@ class Kernel(nn.Module, ABC):
     def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
         """Return KL( P(sigma)[x_0, :] || prior ) in nats for every data token x_0."""
 
+    @abstractmethod
+    def noise_entropy(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
+        """Return the entropy of the rows P(sigma)[x_0, :] in nats, for every data token x_0.
+
+        What x_s says beyond x_0. Zero where it is known which tokens are noise: a mask is
+        no wrong token that later steps could repair.
+        """
+
     def bridge_divergence(
         self,
         tilted: Float[Tensor, "B L K"],
@@ -82,7 +90,7 @@ class Kernel(nn.Module, ABC):
         sigma_t: Float[Tensor, ""],
         sigma_s: Float[Tensor, " J"],
     ) -> Float[Tensor, "J B"]:
-        r"""Return KL( q(x_s | x_t, x_0) || bridge under a posterior ) for many levels below sigma_t.
+        r"""Return KL( q(x_s | x_t, x_0) || bridge of a posterior ) for many levels below sigma_t.
 
         The factor `P(sigma_t - sigma_s)[x_s, x_t]` is common to both laws, so with
         `m = tilted P(sigma_s)` the divergence is
@@ -138,8 +146,3 @@ class Kernel(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Show the sizes in the module's repr."""
         return f"vocab_size={self.vocab_size}, num_states={self.num_states}"
-
-
-def positive_log(p: Tensor) -> Tensor:
-    """Return log p, with the logarithm of the smallest positive number at 0, so that 0 log 0 = 0."""
-    return p.clamp(min=torch.finfo(p.dtype).tiny).log()

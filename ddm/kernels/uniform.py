@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.functional import one_hot
-from ddm.kernels.kernel import Kernel, positive_log
+from ddm.functional import one_hot, positive_log
+from ddm.kernels.kernel import Kernel
 
 
 class Uniform(Kernel):
@@ -68,6 +68,13 @@ class Uniform(Kernel):
         kl = own * torch.log1p(own * v - 1.0) + (v - 1) * other * torch.log1p(-torch.exp(-sigma))
         return kl.expand(self.vocab_size)
 
+    def noise_entropy(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
+        """Return the same closed form for every token."""
+        other = -torch.expm1(-sigma) / self.num_states
+        own = torch.exp(-sigma) + other
+        entropy = -torch.xlogy(own, own) - (self.num_states - 1) * torch.xlogy(other, other)
+        return entropy.expand(self.vocab_size)
+
     def bridge_divergence(
         self,
         tilted: Float[Tensor, "B L K"],
@@ -76,7 +83,7 @@ class Uniform(Kernel):
         sigma_t: Float[Tensor, ""],
         sigma_s: Float[Tensor, " J"],
     ) -> Float[Tensor, "J B"]:
-        """Return the divergence in one logarithm per state: the bridge has three distinct values."""
+        """Return the divergence in one logarithm per state: the bridge has three values."""
         v = self.num_states
         same = x_0 == x_t
         total = tilted.sum(-1)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.functional import one_hot
+from ddm.functional import one_hot, positive_log
 from ddm.kernels import Absorbing
 from ddm.losses.loss import Loss
 
@@ -48,9 +48,7 @@ class NELBO(Loss):
             nats = -_log_prob(prediction, x_0).where(masked, 0.0).sum(-1)
             return weight.to(nats.dtype) * nats
         ratio = process.ratio(prediction.posterior(), prediction.x_t, prediction.t)
-        # A ratio that underflows would give 0 log 0; true ratios that matter are far larger.
-        log_ratio = ratio.clamp(min=torch.finfo(ratio.dtype).tiny).log()
-        return _score_entropy(prediction, log_ratio, x_0)
+        return _score_entropy(prediction, positive_log(ratio), x_0)
 
 
 class ScoreEntropy(Loss):

@@ -32,7 +32,7 @@ class CallCounter(Denoiser):
 
     def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> Prediction:
         """Call the denoiser on the rows that changed since the last call."""
-        if self._reuse and self._last is not None:
+        if self._reuse and self._last is not None and self._last.x_t.shape == x_t.shape:
             changed = (x_t != self._last.x_t).any(-1)
             num_changed = int(changed.sum())
             if num_changed < x_t.shape[0]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddm.denoisers import Prediction
 from ddm.samplers.analytic import Analytic
 from ddm.samplers.euler import stay_or_jump
+from ddm.samplers.reveal import RevealSampler
 from ddm.samplers.sampler import Sampler
 
 
@@ -26,9 +27,12 @@ class PredictorCorrector(Sampler):
         https://arxiv.org/abs/2205.14987, section 4.4, proposition 4.
 
     Args:
-        predictor: Any sampler with one stage per step.
+        predictor: Any factorised sampler with one stage per step.
         num_corrections: Corrector steps after every step but the last; one network call each.
         step_size: Duration of a corrector step relative to the step it follows.
+
+    Raises:
+        ValueError: The predictor is of another kind, or a number is out of range.
     """
 
     def __init__(
@@ -46,6 +50,12 @@ class PredictorCorrector(Sampler):
         if not step_size > 0:
             raise ValueError(f"`step_size` must be positive, got {step_size}.")
         self.predictor = predictor or Analytic()
+        t = torch.ones(1, dtype=torch.float64)
+        if isinstance(predictor, RevealSampler) or len(self.predictor.stages(t, t / 2)) > 1:
+            raise ValueError(
+                "`predictor` must be a sampler whose step is one factorised stage, got "
+                f"`{type(predictor).__name__}`; use `Analytic`."
+            )
         self.num_corrections = num_corrections
         self.step_size = step_size
 

@@ -89,10 +89,10 @@ class KGillespie(RevealSampler):
     def grid(
         self,
         denoiser: Denoiser,
-        times: Float[Tensor, " N+1"],
+        times: Float[Tensor, " T"],
         free: Bool[Tensor, "B L"],
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "M+1 B"]:
+    ) -> Float[Tensor, "M B"]:
         """Return the times at which the expected number of masks is whole, per sequence.
 
         Raises:
@@ -139,10 +139,10 @@ class FirstHitting(RevealSampler):
     def grid(
         self,
         denoiser: Denoiser,
-        times: Float[Tensor, " N+1"],
+        times: Float[Tensor, " T"],
         free: Bool[Tensor, "B L"],
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "M+1 B"]:
+    ) -> Float[Tensor, "M B"]:
         """Return the times at which tokens are revealed, then 0, per sequence.
 
         Raises:

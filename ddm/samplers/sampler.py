@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -83,22 +84,25 @@ class Sampler(ABC):
         t: Float[Tensor, " B"],
         s: Float[Tensor, " B"],
         generator: torch.Generator | None = None,
+        *,
+        keep: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"]:
-        """Carry x_t to x_s; costs one network call per stage."""
+        """Carry x_t to x_s, but for the positions to keep; costs one network call per stage."""
         predictions: list[Prediction] = []
         x, now = x_t, t
         for landing in self.stages(t, s):
             predictions.append(denoiser(x, now))
-            x, now = self.draw(predictions, landing, generator), landing
+            y, now = self.draw(predictions, landing, generator), landing
+            x = y if keep is None else torch.where(keep, x_t, y)
         return x
 
     def grid(
         self,
         denoiser: Denoiser,
-        times: Float[Tensor, " N+1"],
+        times: Float[Tensor, " T"],
         free: Bool[Tensor, "B L"],
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "M+1 B"]:
+    ) -> Float[Tensor, "M B"]:
         """Return the times that every sequence visits; `free` marks positions not clamped."""
         return times[:, None].expand(-1, free.shape[0])
 
@@ -137,7 +141,7 @@ class Sampler(ABC):
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "B L"],
-        times: Float[Tensor, " N+1"] | Sequence[float],
+        times: Float[Tensor, " T"] | Sequence[float],
         *,
         prompt: Int[Tensor, "B L"] | None = None,
         prompt_mask: Bool[Tensor, "B L"] | None = None,
@@ -165,13 +169,13 @@ class Sampler(ABC):
         times = check_times(times).to(x.device)
         kernel = denoiser.process.kernel
         clamp = _check_prompt(prompt, prompt_mask, x, kernel.vocab_size)
-        x = torch.where(clamp, prompt, x) if prompt is not None else x
+        x = x if prompt is None else torch.where(clamp, prompt, x)
+        keep = None if prompt is None else clamp
         grid = self.grid(denoiser, times, ~clamp, generator)
         counter = CallCounter(denoiser)
-        steps = zip(grid[:-1], grid[1:], strict=True)
-        for t, s in tqdm(steps, total=len(grid) - 1, desc="sampling", disable=not progress):
-            x_s = self.step(counter, x, t, s, generator)
-            x = x_s if prompt is None else torch.where(clamp, prompt, x_s)
+        steps = tqdm(pairwise(grid), total=len(grid) - 1, desc="sampling", disable=not progress)
+        for t, s in steps:
+            x = self.step(counter, x, t, s, generator, keep=keep)
         return Samples(x, counter.num_calls, counter.num_rows)
 
 

@@ -1,0 +1,102 @@
+"""One line per implementation of every noun: the conformance tests run over these lists.
+
+A class that one of the packages exports and that is missing here fails `test_conformance.py`.
+The objects are shared by all tests: take a copy before changing one.
+"""
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from ddm.kernels import Absorbing, DenseKernel, Gaussian, Kernel, Uniform
+from ddm.losses import NELBO, CrossEntropy, Hybrid, Loss, ScoreEntropy
+from ddm.noise import Constant, Cosine, Exponential, Geometric, LogLinear, NoiseSchedule
+from ddm.samplers import (
+    Analytic,
+    Euler,
+    FirstHitting,
+    KGillespie,
+    PredictorCorrector,
+    Sampler,
+    TauLeaping,
+    ThetaTrapezoidal,
+)
+
+# Detailed balance with the stationary law (.2, .3, .5), and a chain that prefers one direction,
+# whose eigenvalues are complex.
+REVERSIBLE = [[-1.25, 0.5, 0.75], [1 / 3, -1.0, 2 / 3], [0.3, 0.4, -0.7]]
+ONE_WAY = [[-1.1, 1.0, 0.1], [0.1, -1.3, 1.2], [0.9, 0.2, -1.1]]
+
+KERNELS: list[Kernel] = [
+    Absorbing(3),
+    Uniform(3),
+    Gaussian(3),
+    DenseKernel(REVERSIBLE),
+    DenseKernel(ONE_WAY),
+]
+
+NOISES: list[NoiseSchedule] = [
+    LogLinear(),
+    Cosine(),
+    Geometric(),
+    Constant(),
+    Exponential(),
+]
+
+SAMPLERS: list[Sampler] = [
+    Analytic(),
+    Euler(),
+    TauLeaping(),
+    ThetaTrapezoidal(),
+    ThetaTrapezoidal(theta=0.3),
+    PredictorCorrector(),
+    PredictorCorrector(Euler(), num_corrections=2, step_size=0.5),
+    KGillespie(),
+    FirstHitting(),
+]
+
+LOSSES: list[Loss] = [
+    NELBO(),
+    ScoreEntropy(),
+    CrossEntropy(),
+    Hybrid(weight=0.1),
+]
+
+# These reveal masked tokens by number: they need a mask state, and `law` is not the law of a step.
+REVEALING = [s for s in SAMPLERS if isinstance(s, KGillespie | FirstHitting)]
+FACTORISED = [s for s in SAMPLERS if s not in REVEALING]
+
+
+def label(case: Any) -> str:
+    """Name a case by its class and settings."""
+    name = type(case).__name__
+    if type(case) is DenseKernel:
+        return f"{name}-{'reversible' if case.reversible else 'one_way'}"
+    if isinstance(case, Sampler | Loss):
+        settings = ",".join(
+            label(value) if isinstance(value, Sampler) else f"{key}={value}"
+            for key, value in vars(case).items()
+        )
+        return f"{name}({settings})" if settings else name
+    return name if isinstance(case, nn.Module) else str(case)
+
+
+def _each(name: str, values: list[Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(name, values, ids=label)
+
+
+each_kernel = _each("kernel", KERNELS)
+each_noise = _each("noise", NOISES)
+each_sampler = _each("sampler", SAMPLERS)
+each_factorised = _each("sampler", FACTORISED)
+each_revealing = _each("sampler", REVEALING)
+each_loss = _each("loss", LOSSES)
+each_legal_pair = pytest.mark.parametrize(
+    ("kernel", "sampler"),
+    [
+        pytest.param(kernel, sampler, id=f"{label(kernel)}-{label(sampler)}")
+        for kernel in KERNELS
+        for sampler in (SAMPLERS if isinstance(kernel, Absorbing) else FACTORISED)
+    ],
+)

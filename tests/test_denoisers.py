@@ -1,0 +1,326 @@
+import pytest
+import torch
+from torch import nn
+
+import exact
+from cases import NOISES, each_kernel, each_noise
+from ddm.denoisers import (
+    ExactDenoiser,
+    LogLeaveOneOut,
+    LogPosterior,
+    LogRatio,
+    MarkovChainDenoiser,
+    MeanDenoiser,
+    PosteriorDenoiser,
+    ScoreDenoiser,
+    chunks,
+    times_like,
+)
+from ddm.kernels import Absorbing, Uniform
+from ddm.noise import LogLinear
+from ddm.process import ForwardProcess
+from exact import at, seeded, sequences
+
+LENGTH = 2
+each_time = pytest.mark.parametrize("t", [1e-3, 0.3, 1.0])
+
+
+class Lookup(nn.Module):
+    """A network that knows its output for every sequence of states."""
+
+    def __init__(self, table, num_states):
+        super().__init__()
+        self.table = table
+        self.num_states = num_states
+
+    def forward(self, x_t, t):
+        return self.table[exact.index_of(x_t, self.num_states)]
+
+
+def close(actual, expected, rtol=1e-9, atol=1e-9):
+    """Compare to 1e-9: torch's matrix exponential of one matrix is off by up to 3e-11."""
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def problem(kernel, noise):
+    """Return a process, a law of x_0 with full support and all sequences of states."""
+    process = ForwardProcess(kernel, noise)
+    joint = exact.random_joint(kernel.vocab_size, LENGTH)
+    return process, joint, sequences(kernel.num_states, LENGTH)
+
+
+def moderate_time(noise):
+    """Return the time with sigma = 1.5, where P(sigma) is far from singular for every case."""
+    return float(noise.inverse(torch.tensor(1.5, dtype=torch.float64)))
+
+
+def chain_law(initial, transition, length):
+    """Return the joint law of a Markov chain."""
+    joint = initial
+    for _ in range(length - 1):
+        joint = joint[..., None] * transition
+    return joint
+
+
+@each_kernel
+@each_noise
+@each_time
+def test_exact_denoiser(kernel, noise, t):
+    """The exact denoiser gives p(x_0^i | x_t), by enumeration."""
+    process, joint, x_t = problem(kernel, noise)
+    prediction = ExactDenoiser(process, joint)(x_t, at(t, len(x_t)))
+    close(prediction.posterior(), exact.posterior(process, joint, t))
+    close(prediction.log_posterior().exp(), prediction.posterior(), atol=1e-15)
+
+
+@each_kernel
+@each_noise
+def test_exact_prediction(kernel, noise):
+    """Every form of an exact prediction is what enumeration gives: ratio, reverse rate, bridge."""
+    process, joint, x_t = problem(kernel, noise)
+    t, s = 0.7, 0.4
+    prediction = ExactDenoiser(process, joint)(x_t, at(t, len(x_t)))
+    ratio = exact.ratio(process, joint, t)
+    jumps = exact.rate_matrix(kernel).fill_diagonal_(0.0)
+    rate = noise.beta(at(t))[0] * jumps.T[x_t] * ratio
+    close(prediction.reverse_rate(), rate, rtol=1e-8)
+    reachable = jumps.T[x_t] > 0
+    close(prediction.log_ratio()[reachable], ratio[reachable].log(), rtol=1e-8)
+    close(prediction.bridge(at(s, len(x_t))), exact.bridge(process, joint, s, t))
+
+
+@each_kernel
+def test_exact_denoiser_one_token(kernel):
+    """A single token is a sequence of length 1."""
+    process = ForwardProcess(kernel, NOISES[0])
+    joint = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    x_t = sequences(kernel.num_states, 1)
+    prediction = ExactDenoiser(process, joint)(x_t, at(0.5, len(x_t)))
+    close(prediction.posterior(), exact.posterior(process, joint, 0.5))
+
+
+@each_kernel
+@each_noise
+@each_time
+def test_mean_denoiser(kernel, noise, t):
+    """Exact leave-one-out logits, up to a constant, make the exact posterior.
+
+    Logits past V, here of the mask state, are ignored.
+    """
+    process, joint, x_t = problem(kernel, noise)
+    logits = exact.leave_one_out(process, joint, t).log() - 7.0
+    logits = torch.cat([logits, torch.full_like(logits[..., :1], 50.0)], -1)
+    prediction = MeanDenoiser(Lookup(logits, kernel.num_states), process)(x_t, at(t, len(x_t)))
+    close(prediction.posterior(), exact.posterior(process, joint, t))
+
+
+@each_kernel
+@each_time
+def test_posterior_denoiser(kernel, t):
+    """Exact posterior logits, up to a constant, make the exact posterior and bridge."""
+    process, joint, x_t = problem(kernel, NOISES[0])
+    when = at(t, len(x_t))
+    logits = exact.posterior(process, joint, t).log() + 5.0
+    prediction = PosteriorDenoiser(Lookup(logits, kernel.num_states), process)(x_t, when)
+    close(prediction.posterior(), exact.posterior(process, joint, t))
+    close(prediction.bridge(0.5 * when), exact.bridge(process, joint, 0.5 * t, t))
+
+
+@each_kernel
+@each_noise
+def test_score_denoiser(kernel, noise):
+    """Exact log ratios make the exact posterior and the exact reverse rate.
+
+    The denoiser takes `log(exp(sigma) - 1)` off the outputs where there is a mask state.
+    """
+    process, joint, x_t = problem(kernel, noise)
+    t = moderate_time(noise)
+    when = at(t, len(x_t))
+    output = exact.ratio(process, joint, t).log()
+    if isinstance(kernel, Absorbing):
+        output = output + torch.log(torch.expm1(noise.sigma(when)))[:, None, None]
+    output.scatter_(-1, x_t[..., None], 123.0)  # never read: the ratio at x_t is 1 by definition
+    prediction = ScoreDenoiser(Lookup(output, kernel.num_states), process)(x_t, when)
+    oracle = ExactDenoiser(process, joint)(x_t, when)
+    # Rounding grows by the condition number of P(1.5), about exp(1.5 * 2.7).
+    close(prediction.posterior(), oracle.posterior())
+    close(prediction.reverse_rate(), oracle.reverse_rate(), rtol=1e-8)
+    close(prediction.bridge(0.5 * when), oracle.bridge(0.5 * when))
+
+
+@each_kernel
+@each_noise
+def test_score_denoiser_near_data(kernel, noise):
+    """Reverse rates come from the ratios directly and stay exact at any noise level."""
+    process, joint, x_t = problem(kernel, noise)
+    for t in (1e-3, 1.0):
+        when = at(t, len(x_t))
+        output = exact.ratio(process, joint, t).log()
+        if isinstance(kernel, Absorbing):
+            # log(exp(sigma) - 1) in a form that does not overflow at sigma = 297
+            sigma = noise.sigma(when)
+            output = output + (sigma + torch.log1p(-torch.exp(-sigma)))[:, None, None]
+        prediction = ScoreDenoiser(Lookup(output, kernel.num_states), process)(x_t, when)
+        expected = ExactDenoiser(process, joint)(x_t, when).reverse_rate()
+        close(prediction.reverse_rate(), expected, rtol=1e-8)
+
+
+@each_kernel
+@each_noise
+def test_markov_chain_denoiser(kernel, noise):
+    """Forward-backward recursion equals enumeration on chains of length 1 to 4.
+
+    The slack of 1e-12 in the transitions moves a posterior by far less than 1e-9 here.
+    """
+    process = ForwardProcess(kernel, noise)
+    initial = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    rows = torch.rand(3, 3, generator=seeded(), dtype=torch.float64)
+    rows = rows / rows.sum(-1, keepdim=True)
+    fast = MarkovChainDenoiser(process, initial, rows)
+    for length in (1, 2, 4):
+        oracle = ExactDenoiser(process, chain_law(initial, rows, length))
+        x_t = sequences(kernel.num_states, length)
+        for t in (1e-3, 0.3, 1.0):
+            when = at(t, len(x_t))
+            close(fast(x_t, when).posterior(), oracle(x_t, when).posterior())
+
+
+@each_kernel
+@each_noise
+@pytest.mark.parametrize("t", [1e-6, 0.3, 1.0])
+def test_markov_chain_denoiser_contradictions(kernel, noise, t):
+    """Evidence that contradicts a chain with forbidden tokens and transitions gives a law."""
+    process = ForwardProcess(kernel, noise)
+    initial = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    cycle = torch.eye(3, dtype=torch.float64).roll(1, 1)
+    denoiser = MarkovChainDenoiser(process, initial, cycle)
+    x_t = torch.randint(kernel.num_states, (50, 40), generator=seeded())
+    prediction = denoiser(x_t, at(t, len(x_t)))
+    assert prediction.num_invalid() == 0
+    posterior = prediction.posterior()
+    close(posterior.sum(-1), torch.ones(x_t.shape).double(), atol=1e-12)
+
+
+def test_markov_chain_denoiser_fewest_violations():
+    """Contradictory evidence is read with as few violations as possible.
+
+    The chain counts 0, 1, 2, 0, ...; in `0 ? 1` the gap is 0 or 1 with one violation, 2 with two.
+    """
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    third = torch.full((3,), 1 / 3, dtype=torch.float64)
+    denoiser = MarkovChainDenoiser(process, third, torch.eye(3).double().roll(1, 1))
+    posterior = denoiser(torch.tensor([[0, 3, 1]]), at(0.5)).posterior()
+    close(posterior[0, 1], torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64))
+
+
+@each_kernel
+def test_markov_chain_denoiser_long(kernel):
+    """Long sequences neither underflow nor overflow."""
+    process = ForwardProcess(kernel, LogLinear())
+    third = torch.full((3,), 1 / 3, dtype=torch.float64)
+    rows = 0.998 * torch.eye(3, dtype=torch.float64).roll(1, 1) + 0.002 / 3
+    denoiser = MarkovChainDenoiser(process, third, rows)
+    x_t = torch.randint(kernel.num_states, (1, 3000), generator=seeded())
+    assert denoiser(x_t, at(0.01)).num_invalid() == 0
+
+
+FORMS = [LogPosterior, LogLeaveOneOut, LogRatio]
+
+
+def random_prediction(form, kernel, dtype=torch.float32):
+    """Return a prediction of an imperfect network."""
+    process = ForwardProcess(kernel, LogLinear())
+    x_t = torch.randint(kernel.num_states, (4, 6), generator=seeded())
+    size = kernel.num_states if form is LogRatio else kernel.vocab_size
+    output = torch.randn(4, 6, size, generator=seeded(1), dtype=dtype)
+    if form is LogPosterior:  # a posterior must admit x_t
+        output = process.full_posterior(output, x_t, at(0.5, 4))
+    return form(process, output, x_t, at(0.5, 4))
+
+
+@each_kernel
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+@pytest.mark.parametrize("max_elements", [1, 20, 10_000])
+def test_chunks(kernel, form, max_elements):
+    """Pieces of a prediction are small enough, and put together they are the whole."""
+    whole = random_prediction(form, kernel)
+    pieces = list(chunks([whole, whole], max_elements))
+    assert all(first.output.shape == second.output.shape for first, second in pieces)
+    widths = [first.output.shape[1] for first, _ in pieces]
+    assert sum(widths) == 6
+    assert all(
+        first.output.numel() <= max_elements or first.x_t.shape[1] == 1 for first, _ in pieces
+    )
+    for method in ("log_posterior", "posterior", "reverse_rate"):
+        parts = torch.cat([getattr(first, method)() for first, _ in pieces], 1)
+        assert torch.equal(parts, getattr(whole, method)())
+
+
+@each_kernel
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_double(kernel, form):
+    """`double` changes the precision of every result and nothing else (float32 rounding)."""
+    low = random_prediction(form, kernel)
+    high = low.double()
+    for method in ("posterior", "reverse_rate"):
+        a, b = getattr(low, method)(), getattr(high, method)()
+        assert (a.dtype, b.dtype) == (torch.float32, torch.float64)
+        # The inverse of P(0.7) that a ratio needs amplifies rounding tenfold.
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_num_invalid(form):
+    """NaN and infinite outputs are counted; -inf is a legal log posterior."""
+    prediction = random_prediction(form, Uniform(3))
+    assert prediction.num_invalid() == 0
+    prediction.output[0, 0, 0] = torch.nan
+    prediction.output[1, 2, 1] = torch.inf
+    prediction.output[3, 5, 2] = -torch.inf
+    assert prediction.num_invalid() == (2 if form is LogPosterior else 3)
+
+
+def test_time_free():
+    """A mean denoiser is time-free if its backbone says so; a score denoiser never is."""
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    backbone = Lookup(torch.zeros(1), 4)
+    assert not MeanDenoiser(backbone, process).time_free
+    backbone.time_free = True
+    assert MeanDenoiser(backbone, process).time_free
+    assert not ScoreDenoiser(backbone, process).time_free
+
+
+def test_times_like():
+    """Times become float64 (B,), from a number, a scalar or one per sequence."""
+    x = torch.zeros(3, 2, dtype=torch.long)
+    for t in (0.5, torch.tensor(0.5), torch.full((3,), 0.5)):
+        assert torch.equal(times_like(t, x), at(0.5, 3))
+
+
+UNIFORM_LAW = torch.full((3,), 1 / 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: ExactDenoiser(p, torch.ones(3, 4) / 12), "axes of size vocab_size = 3"),
+        (lambda p: ExactDenoiser(p, torch.ones(3, 3)), "sum to 1, got minimum 1 and sum 9"),
+        (lambda p: ExactDenoiser(p, torch.tensor([1.5, -0.5, 0.0])), "got minimum -0.5"),
+        (
+            lambda p: MarkovChainDenoiser(p, UNIFORM_LAW, torch.ones(3, 3) / 2),
+            "`transition` must be >= 0 and sum to 1",
+        ),
+        (
+            lambda p: MarkovChainDenoiser(p, torch.ones(3), torch.eye(3)),
+            "`initial` must be >= 0 and sum to 1",
+        ),
+        (
+            lambda p: MarkovChainDenoiser(p, torch.ones(4) / 4, torch.eye(4)),
+            r"must have the shapes \(3,\) and \(3, 3\)",
+        ),
+    ],
+)
+def test_errors(make, message):
+    """Tensors that are no laws over the vocabulary are refused with the reason."""
+    with pytest.raises(ValueError, match=message):
+        make(ForwardProcess(Uniform(3), LogLinear()))

@@ -1,0 +1,771 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import exact
+from cases import (
+    KERNELS,
+    NOISES,
+    each_factorised,
+    each_kernel,
+    each_legal_pair,
+    each_noise,
+    each_revealing,
+    each_sampler,
+    label,
+)
+from ddm.denoisers import (
+    Denoiser,
+    ExactDenoiser,
+    LogLeaveOneOut,
+    LogRatio,
+    MeanDenoiser,
+    ScoreDenoiser,
+)
+from ddm.kernels import Absorbing, Gaussian, Uniform
+from ddm.losses import NELBO
+from ddm.noise import Constant, LogLinear
+from ddm.process import ForwardProcess
+from ddm.samplers import (
+    Analytic,
+    CallCounter,
+    Euler,
+    FirstHitting,
+    KGillespie,
+    PredictorCorrector,
+    TauLeaping,
+    ThetaTrapezoidal,
+)
+from ddm.samplers import sampler as sampler_module
+from ddm.schedules import SamplingSchedule
+from exact import assert_frequencies, at, frequencies, seeded, sequences
+
+LENGTH = 2
+TIMES = [1.0, 0.6, 0.3, 0.0]
+
+
+class Recording(Denoiser):
+    """A denoiser that writes down what it is called with."""
+
+    def __init__(self, denoiser):
+        super().__init__(denoiser.process)
+        self.denoiser = denoiser
+        self.time_free = denoiser.time_free
+        self.calls = []
+
+    def forward(self, x_t, t):
+        self.calls.append((x_t.clone(), t.clone()))
+        return self.denoiser(x_t, t)
+
+
+class Lookup(nn.Module):
+    """A network of random logits that depend on the whole sequence, and on time if asked to."""
+
+    def __init__(self, num_states, length, *, time_free):
+        super().__init__()
+        shape = (num_states**length, length, num_states)
+        self.table = torch.randn(shape, generator=seeded(11), dtype=torch.float64)
+        self.num_states = num_states
+        self.time_free = time_free
+
+    def forward(self, x_t, t):
+        return self.table[exact.index_of(x_t, self.num_states)]
+
+
+def close(actual, expected, rtol=0.0, atol=1e-12):
+    """Compare to 1e-12: sums of a few dozen float64 products."""
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def exact_denoiser(kernel, noise, length=LENGTH, coupling=1.0):
+    """Return the exact denoiser of a random law of x_0, and that law."""
+    joint = exact.random_joint(kernel.vocab_size, length, coupling)
+    return ExactDenoiser(ForwardProcess(kernel, noise), joint), joint
+
+
+def random_predictions(kernel, noise, t, form, num=2, batch=50):
+    """Return predictions of an imperfect network for the stages of a step."""
+    process = ForwardProcess(kernel, noise)
+    size = kernel.num_states if form is LogRatio else kernel.vocab_size
+    generator = seeded(2)
+    predictions = []
+    for _ in range(num):
+        x_t = torch.randint(kernel.num_states, (batch, LENGTH), generator=generator)
+        output = torch.randn(batch, LENGTH, size, generator=generator, dtype=torch.float64)
+        predictions.append(form(process, output, x_t, at(t, batch)))
+    return predictions
+
+
+# Laws --------------------------------------------------------------------------------------------
+
+
+@each_factorised
+@each_kernel
+@each_noise
+def test_steps_are_stochastic(kernel, noise, sampler):
+    """Every step of an exact denoiser is a stochastic matrix; the last one leaves no noise."""
+    denoiser, _ = exact_denoiser(kernel, noise)
+    for t, s in pairwise(TIMES):
+        matrix = exact.step_matrix(sampler, denoiser, t, s, LENGTH)
+        assert (matrix >= 0).all()
+        close(matrix.sum(-1), torch.ones(len(matrix)).double())
+    masked = (sequences(kernel.num_states, LENGTH) >= kernel.vocab_size).any(-1)
+    assert (matrix[:, masked] == 0).all()
+
+
+@each_legal_pair
+@pytest.mark.parametrize("form", [LogLeaveOneOut, LogRatio], ids=lambda form: form.__name__)
+def test_law_of_any_network(kernel, sampler, form):
+    """Laws are laws whatever the network says, also where some sequences are at s = 0."""
+    for noise in (NOISES[0], Constant(20.0)):
+        t = float(noise.inverse(at(1.5)))
+        for num in (1, 2):
+            predictions = random_predictions(kernel, noise, t, form, num)
+            s = torch.linspace(0.0, 0.9 * t, 50, dtype=torch.float64)
+            law = sampler.law(predictions, s)
+            assert law.shape == (50, LENGTH, kernel.num_states)
+            assert (law >= 0).all()
+            close(law.sum(-1), torch.ones(50, LENGTH).double())
+            if num == 1:
+                assert (law[0, :, kernel.vocab_size :] == 0).all()
+
+
+@each_factorised
+@each_kernel
+@each_noise
+def test_last_step_is_posterior(kernel, noise, sampler):
+    """The step to s = 0 is one stage and draws from the exact posterior of x_0."""
+    denoiser, joint = exact_denoiser(kernel, noise)
+    x_t = sequences(kernel.num_states, LENGTH)
+    assert len(sampler.stages(at(0.4), at(0.0))) == 1
+    law = sampler.law([denoiser(x_t, at(0.4, len(x_t)))], at(0.0, len(x_t)))
+    posterior = exact.posterior(denoiser.process, joint, 0.4)
+    # 1e-9: torch's matrix exponential of one matrix is off by up to 3e-11.
+    close(law[..., : kernel.vocab_size], posterior, atol=1e-9)
+
+
+@each_kernel
+@each_noise
+def test_analytic_is_exact_for_one_token(kernel, noise):
+    """At L = 1 analytic steps compose to the exact law of the data from the exact law at t = 1.
+
+    From the prior the error is at most the mismatch of the prior.
+    """
+    denoiser, joint = exact_denoiser(kernel, noise, length=1)
+    start = exact.marginal(denoiser.process, joint, 1.0)
+    law = exact.sample_law(Analytic(), denoiser, TIMES, 1, start)
+    # 1e-9: torch's matrix exponential of one matrix is off by up to 3e-11.
+    close(law, joint, atol=1e-9)
+    law = exact.sample_law(Analytic(), denoiser, TIMES, 1)
+    mismatch = exact.total_variation(start, kernel.prior())
+    assert exact.total_variation(law, joint) <= mismatch + 1e-9
+
+
+@each_factorised
+@each_kernel
+def test_order_of_convergence(kernel, sampler):
+    """The error falls like (largest step)^order: log2(TV_16 / TV_32) is within 0.25 of `order`.
+
+    The joint is so weakly coupled that no extrapolated rate of a second-order step is cut off, and
+    sampling starts from the exact law at t = 1, so that no prior mismatch hides the error. Reverse
+    rates of the absorbing kernel grow like 1 / t, which gives an error of order h^2 log(1 / h) and
+    reads as 1.77; first-order samplers read between 0.87 and 1.10.
+    """
+    denoiser, joint = exact_denoiser(kernel, Constant(0.5), coupling=0.1)
+    start = exact.marginal(denoiser.process, joint, 1.0)
+    errors = []
+    for num_steps in (16, 32):
+        times = SamplingSchedule.uniform(num_steps).times
+        law = exact.sample_law(sampler, denoiser, times, LENGTH, start)
+        errors.append(exact.total_variation(law, joint))
+    assert errors[1] > 1e-7  # far above rounding
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(sampler.order, abs=0.25)
+
+
+def test_analytic_is_euler_for_log_linear_masking():
+    """Under log-linear noise the Euler step of the absorbing kernel is the exact bridge."""
+    for t in (1.0, 0.5, 1e-3):
+        predictions = random_predictions(Absorbing(3), LogLinear(), t, LogLeaveOneOut, num=1)
+        for share in (0.9, 0.5, 0.0):
+            s = at(share * t, 50)
+            close(Analytic().law(predictions, s), Euler().law(predictions, s))
+
+
+@each_kernel
+@each_noise
+def test_corrector_keeps_the_law(kernel, noise):
+    """Reverse plus forward rates have the law of x_s as their stationary law: q_s G = 0.
+
+    Relative to the largest flow, with 1e-9 for torch's matrix exponential.
+    """
+    denoiser, joint = exact_denoiser(kernel, noise)
+    s = float(noise.inverse(at(0.8)))
+    x = sequences(kernel.num_states, LENGTH)
+    prediction = denoiser(x, at(s, len(x)))
+    rate = prediction.reverse_rate() + denoiser.process.jump_rate_from(x, at(s, len(x)))
+    target = exact.neighbours(kernel.num_states, LENGTH).flatten(1)
+    generator = torch.zeros(len(x), len(x), dtype=torch.float64)
+    generator.scatter_add_(1, target, rate.flatten(1))
+    generator -= torch.diag(generator.sum(-1))
+    q_s = exact.marginal(denoiser.process, joint, s)
+    flow = (q_s[:, None] * generator).abs().max()
+    close(q_s @ generator / flow, torch.zeros(len(x)).double(), atol=1e-9)
+
+
+def test_tau_leaping_ordinal_law():
+    """The ordinal leap is x + sum_v n_v (v - x), cut off, with n_v ~ Poisson: by enumeration."""
+    kernel = Gaussian(3)
+    prediction = random_predictions(kernel, Constant(1.0), 0.9, LogLeaveOneOut, num=1)[0]
+    s = 0.2
+    law = TauLeaping().law([prediction], at(s, 50))
+    mean = prediction.reverse_rate() * (prediction.t - s)[:, None, None]
+    counts = torch.cartesian_prod(*[torch.arange(60)] * 2)  # the tail beyond 60 is below 1e-16
+    assert float(mean.max()) < 12
+    for b, i in ((0, 0), (7, 1), (20, 0), (33, 1)):
+        x = int(prediction.x_t[b, i])
+        others = torch.tensor([v for v in range(3) if v != x])
+        m = mean[b, i, others]
+        log_p = counts * m.log() - m - torch.lgamma(counts.double() + 1)
+        landing = (x + counts @ (others - x)).clamp(0, 2)
+        expected = torch.zeros(3).double().index_add(0, landing, log_p.sum(-1).exp())
+        close(law[b, i], expected)
+
+
+def test_tau_leaping_categorical_law():
+    """A categorical leap needs exactly one jump: of independent Poisson numbers, one is 1."""
+    kernel = Uniform(3)
+    prediction = random_predictions(kernel, Constant(1.0), 0.9, LogLeaveOneOut, num=1)[0]
+    law = TauLeaping().law([prediction], at(0.2, 50))
+    mean = prediction.reverse_rate() * (prediction.t - 0.2)[:, None, None]
+    none = torch.exp(-mean)
+    for v in range(3):
+        one = mean[..., v] * none[..., v]
+        for other in range(3):
+            one = one * (none[..., other] if other != v else 1.0)
+        jumps = prediction.x_t != v
+        close(law[..., v][jumps], one[jumps])
+
+
+# Draws -------------------------------------------------------------------------------------------
+
+
+@each_factorised
+@each_kernel
+def test_draws_have_the_law(kernel, sampler, monkeypatch):
+    """`step` draws from the law that its stages compose to, from every state (chi-square at 1e-6).
+
+    Ordinal tau-leaping draws Poisson numbers where its law is a Fourier transform. Positions are
+    drawn one by one, as they are when the vocabulary is large.
+    """
+    monkeypatch.setattr(sampler_module, "CHUNK", 1)
+    denoiser, _ = exact_denoiser(kernel, Constant(2.0))
+    x = sequences(kernel.num_states, LENGTH)
+    num_draws = 2000
+    for t, s in ((0.9, 0.4), (0.3, 0.0)):
+        matrix = exact.step_matrix(sampler, denoiser, t, s, LENGTH)
+        b = len(x) * num_draws
+        drawn = sampler.step(
+            denoiser, x.repeat_interleave(num_draws, 0), at(t, b), at(s, b), seeded()
+        )
+        index = exact.index_of(drawn, kernel.num_states).reshape(len(x), num_draws)
+        for row, law in zip(index, matrix, strict=True):
+            # Fourier transforms leave 1e-17 where the chain cannot go.
+            assert_frequencies(frequencies(row, len(x)), torch.where(law < 1e-13, 0.0, law))
+
+
+@each_factorised
+@each_kernel
+def test_samples_have_the_law(kernel, sampler):
+    """Samples from the prior have the law that the steps compose to (chi-square at 1e-6)."""
+    denoiser, _ = exact_denoiser(kernel, NOISES[0])
+    x = kernel.sample_prior((6000, LENGTH), seeded())
+    before = x.clone()
+    tokens = sampler(denoiser, x, TIMES, generator=seeded(1)).tokens
+    assert torch.equal(x, before), "the argument is left alone"
+    law = exact.sample_law(sampler, denoiser, TIMES, LENGTH)
+    assert_frequencies(frequencies(exact.index_of(tokens, 3), len(law)), law)
+
+
+@each_legal_pair
+def test_reproducible(kernel, sampler):
+    """The same generator gives the same samples, another one gives others."""
+    denoiser, _ = exact_denoiser(kernel, NOISES[0])
+    x = kernel.sample_prior((50, LENGTH), seeded())
+    a, b, c = (sampler(denoiser, x, [1, 0.4, 0], generator=seeded(k)).tokens for k in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_progress(capsys):
+    """Sampling is silent unless a progress bar is asked for."""
+    denoiser, _ = exact_denoiser(Uniform(3), NOISES[0])
+    x = torch.zeros(2, LENGTH, dtype=torch.long)
+    Analytic()(denoiser, x, TIMES)
+    assert capsys.readouterr() == ("", "")
+    Analytic()(denoiser, x, TIMES, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+# Samplers that reveal tokens by number -----------------------------------------------------------
+
+
+def test_one_token_per_step_is_exact():
+    """Drawing one token at a time in random order gives the joint law: the oracle's own check."""
+    joint = exact.random_joint(3, 3)
+    close(exact.reveal_law(joint, [1, 1, 1]), joint.flatten())
+    assert exact.total_variation(exact.reveal_law(joint, [2, 1]), joint) > 0.01
+
+
+@each_noise
+def test_first_hitting_is_exact(noise):
+    """First-hitting samples have the law of the data, whatever the times (chi-square at 1e-6)."""
+    denoiser, joint = exact_denoiser(Absorbing(3), noise, length=3)
+    x = torch.full((20_000, 3), 3)
+    samples = FirstHitting()(denoiser, x, [1.0, 0.0], generator=seeded())
+    assert_frequencies(frequencies(exact.index_of(samples.tokens, 3), 27), joint.flatten())
+
+
+@each_noise
+def test_first_hitting_times(noise):
+    """The first token is revealed at the largest of L masking times (chi-square at 1e-6).
+
+    Given that a token is masked at t = 1, its masking time has the distribution function
+    share(t) / share(1); so the L-th power of that at the largest time is uniform.
+    """
+    process = ForwardProcess(Absorbing(3), noise)
+    free = torch.ones(5000, 3, dtype=torch.bool)
+    times = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    grid = FirstHitting().grid(
+        ExactDenoiser(process, exact.random_joint(3, 3)), times, free, seeded()
+    )
+    assert grid.shape == (4, 5000)
+    assert (grid.diff(dim=0) < 0).all()
+    assert (grid[-1] == 0).all()
+    share = process.noised_share(grid[0]) / process.noised_share(at(1.0))
+    tenth = (share**3 * 10).long().clamp(max=9)
+    assert_frequencies(frequencies(tenth, 10), torch.full((10,), 0.1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("times", "counts"),
+    [
+        ([1.0, 0.0], [3]),
+        ([1.0, 0.7, 0.0], [1, 2]),
+        ([1.0, 0.3, 0.0], [2, 1]),
+        ([1.0, 0.99, 0.98, 0.0], [1, 1, 1]),
+        ([1.0, 0.01, 0.005, 0.0], [1, 1, 1]),
+    ],
+)
+def test_k_gillespie_law(times, counts):
+    """The schedule says how many tokens a step reveals, and the samples have that law.
+
+    The oracle enumerates all subsets; chi-square at 1e-6.
+    """
+    denoiser, joint = exact_denoiser(Absorbing(3), LogLinear(), length=3)
+    x = torch.full((20_000, 3), 3)
+    samples = KGillespie()(denoiser, x, times, generator=seeded())
+    law = exact.reveal_law(joint, counts)
+    assert_frequencies(frequencies(exact.index_of(samples.tokens, 3), 27), law)
+
+
+@each_noise
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 12, 40])
+def test_k_gillespie_counts(noise, num_steps):
+    """Every step reveals a whole number >= 1 of tokens, the same for all sequences.
+
+    The network is called with the time at which the expected share of masks is the true one, and
+    revealed tokens never change.
+    """
+    kernel, length = Absorbing(3), 40
+    process = ForwardProcess(kernel, noise)
+    denoiser = Recording(MeanDenoiser(Constants(3), process))
+    times = SamplingSchedule.uniform(num_steps).times
+    tokens = KGillespie()(denoiser, torch.full((8, length), 3), times, generator=seeded()).tokens
+    states = [*(x_t for x_t, _ in denoiser.calls), tokens]
+    masks = torch.stack([(x == kernel.mask).sum(-1) for x in states])
+    assert masks[0].tolist() == [length] * 8
+    assert masks[-1].tolist() == [0] * 8
+    assert (masks == masks[:, :1]).all()
+    assert (masks.diff(dim=0) <= -1).all()
+    for before, after in pairwise(states):
+        seen = before != kernel.mask
+        assert torch.equal(before[seen], after[seen])
+    top = process.noised_share(at(1.0))
+    for (_, t), number in zip(denoiser.calls, masks, strict=False):
+        close(process.noised_share(t) / top, number.double() / length, atol=1e-9)
+    # Where every step has a token to reveal, the counts are those of the forward process.
+    wanted = (process.noised_share(torch.tensor(times, dtype=torch.float64)) / top * length).round()
+    if (wanted.diff() <= -1).all():
+        assert masks[:, 0].tolist() == wanted.tolist()
+
+
+class Constants(nn.Module):
+    """A network that always prefers the same token, in float32."""
+
+    def __init__(self, num_tokens, *, time_free=False):
+        super().__init__()
+        self.logits = torch.randn(num_tokens, generator=seeded())
+        self.time_free = time_free
+
+    def forward(self, x_t, t):
+        return self.logits.expand(*x_t.shape, -1)
+
+
+@each_revealing
+@pytest.mark.parametrize("kernel", KERNELS[1:], ids=label)
+def test_revealing_needs_a_mask(kernel, sampler):
+    """Samplers that reveal masks refuse other kernels, before any network call."""
+    denoiser = Recording(exact_denoiser(kernel, NOISES[0])[0])
+    x = kernel.sample_prior((4, LENGTH), seeded())
+    with pytest.raises(ValueError, match="`kernel` must be `Absorbing`"):
+        sampler(denoiser, x, [1.0, 0.0])
+    assert not denoiser.calls
+
+
+def test_k_gillespie_needs_tokens():
+    """More steps than tokens to reveal are refused, before any network call."""
+    denoiser = Recording(exact_denoiser(Absorbing(3), NOISES[0])[0])
+    with pytest.raises(ValueError, match="got 3 steps for 2 tokens"):
+        KGillespie()(denoiser, torch.full((4, 2), 3), TIMES)
+    assert not denoiser.calls
+
+
+# Costs -------------------------------------------------------------------------------------------
+
+
+@each_legal_pair
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+def test_number_of_calls(kernel, sampler, num_steps):
+    """Network calls are what `num_evals` says, each with all rows, at times from 1 downwards."""
+    length = 3
+    denoiser = Recording(exact_denoiser(kernel, NOISES[0], length)[0])
+    x = kernel.sample_prior((5, length), seeded())
+    times = SamplingSchedule.uniform(num_steps).times
+    samples = sampler(denoiser, x, times, generator=seeded())
+    assert samples.num_calls == len(denoiser.calls) == sampler.num_evals(num_steps, length)
+    assert samples.num_rows == 5 * samples.num_calls
+    assert samples.tokens.shape == (5, length)
+    assert ((samples.tokens >= 0) & (samples.tokens < kernel.vocab_size)).all()
+    when = torch.stack([t for _, t in denoiser.calls])
+    assert when.dtype == torch.float64
+    assert (when.diff(dim=0) <= 0).all()
+    assert (when > 0).all()
+    if not isinstance(sampler, FirstHitting):  # whose first token is revealed some time after 1
+        close(when[0], torch.ones(5).double(), atol=1e-9)
+
+
+@each_factorised
+@each_kernel
+@each_noise
+def test_step_cost(kernel, noise, sampler):
+    """A step costs KL( q(x_s | x_0, x_t) || law ), enumerated; a step of stages costs its first.
+
+    What stands in for the trapezoidal step is the analytic one.
+    """
+    denoiser, _ = exact_denoiser(kernel, noise)
+    process, t = denoiser.process, 0.7
+    x_0 = torch.randint(3, (30, LENGTH), generator=seeded())
+    x_t = process.sample(x_0, at(t)[0], seeded())
+    prediction = denoiser(x_t, at(t, 30))
+    levels = torch.tensor([0.5, 0.1, 0.0], dtype=torch.float64)
+    cost = sampler.step_cost(prediction, x_0, levels)
+    assert cost.shape == (3, 30)
+    one_stage = {ThetaTrapezoidal: Analytic()}.get(
+        type(sampler), getattr(sampler, "predictor", sampler)
+    )
+    for s, row in zip(levels, cost, strict=True):
+        law = one_stage.law([prediction], s.expand(30))
+        ahead = exact.expm(kernel, noise.sigma(s))
+        back = exact.expm(kernel, noise.sigma(at(t)[0]) - noise.sigma(s))
+        q = ahead[x_0] * back.T[x_t]
+        q = q / q.sum(-1, keepdim=True)
+        q = torch.where(q < 1e-15, 0.0, q)  # rounding of expm where the chain cannot be
+        expected = (torch.xlogy(q, q) - torch.xlogy(q, law)).sum((-1, -2))
+        close(row, expected, rtol=1e-7, atol=1e-8)
+    assert (cost >= -1e-9).all()
+
+
+# Reuse of network calls --------------------------------------------------------------------------
+
+
+@each_factorised
+def test_reuse_changes_nothing(sampler):
+    """Reusing the rows of a time-free model gives the same samples and evaluates fewer rows."""
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    x = torch.full((20, 3), 3)
+    times = SamplingSchedule.uniform(24).times
+    results, calls = [], []
+    for time_free in (False, True):
+        denoiser = Recording(MeanDenoiser(Lookup(4, 3, time_free=time_free), process))
+        results.append(sampler(denoiser, x, times, generator=seeded()))
+        calls.append(sum(len(x_t) for x_t, _ in denoiser.calls))
+        assert results[-1].num_calls == len(denoiser.calls)
+        assert results[-1].num_rows == calls[-1]
+    plain, reused = results
+    assert torch.equal(plain.tokens, reused.tokens)
+    assert plain.num_calls == sampler.num_evals(24, 3)
+    assert reused.num_calls <= plain.num_calls
+    assert reused.num_rows < plain.num_rows / 2
+
+
+@each_revealing
+def test_reuse_of_revealing_samplers(sampler):
+    """Samplers that change every row at every step have nothing to reuse and lose nothing."""
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    results = [
+        sampler(
+            MeanDenoiser(Lookup(4, 3, time_free=time_free), process),
+            torch.full((20, 3), 3),
+            TIMES,
+            generator=seeded(),
+        )
+        for time_free in (False, True)
+    ]
+    assert torch.equal(results[0].tokens, results[1].tokens)
+    assert results[0].num_rows == results[1].num_rows == 60
+
+
+def test_call_counter_rows():
+    """Only rows with a changed token are evaluated; the others keep their output at a new time."""
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    inner = Recording(MeanDenoiser(Lookup(4, 3, time_free=True), process))
+    counter = CallCounter(inner)
+    x = torch.tensor([[3, 3, 3], [3, 0, 3], [1, 3, 3]])
+    counter(x, at(0.9, 3))
+    y = x.clone()
+    y[1, 2] = 2
+    prediction = counter(y, at(0.5, 3))
+    assert torch.equal(inner.calls[-1][0], y[1:2])
+    fresh = inner.denoiser(y, at(0.5, 3))
+    close(prediction.output, fresh.output, atol=0.0)
+    close(prediction.posterior(), fresh.posterior(), atol=0.0)
+    assert torch.equal(prediction.t, fresh.t)
+    assert torch.equal(prediction.x_t, fresh.x_t)
+    assert (counter.num_calls, counter.num_rows) == (2, 4)
+    counter(y, at(0.2, 3))
+    assert (counter.num_calls, counter.num_rows) == (2, 4)
+
+
+@pytest.mark.parametrize("kernel", KERNELS[1:], ids=label)
+def test_no_reuse_without_masks(kernel):
+    """Other kernels than the absorbing one change rows all the time, so nothing is kept."""
+    process = ForwardProcess(kernel, LogLinear())
+    counter = CallCounter(MeanDenoiser(Lookup(3, 2, time_free=True), process))
+    x = torch.zeros(4, 2, dtype=torch.long)
+    counter(x, at(0.9, 4))
+    counter(x, at(0.5, 4))
+    assert (counter.num_calls, counter.num_rows) == (2, 8)
+
+
+# Prompts -----------------------------------------------------------------------------------------
+
+
+@each_legal_pair
+def test_prompt_never_changes(kernel, sampler):
+    """Every network call and the result have the prompt at its positions, other rows their own."""
+    denoiser = Recording(exact_denoiser(kernel, NOISES[0], 3)[0])
+    x = kernel.sample_prior((6, 3), seeded())
+    mask = torch.tensor([[True, False, False], [False, True, False]]).repeat(3, 1)
+    prompt = torch.where(mask, torch.tensor([2, 1, 0]), -100)  # what is not marked is not read
+    samples = sampler(denoiser, x, [1, 0.4, 0], prompt=prompt, prompt_mask=mask, generator=seeded())
+    assert len(denoiser.calls) == sampler.num_evals(2, 2)
+    for states in [*(x_t for x_t, _ in denoiser.calls), samples.tokens]:
+        assert torch.equal(states[mask], prompt[mask])
+    assert ((samples.tokens >= 0) & (samples.tokens < kernel.vocab_size)).all()
+
+
+@each_revealing
+def test_prompt_law(sampler):
+    """With an exact denoiser and one token per step, samples follow the law given the prompt.
+
+    Sequences may have prompts of different lengths, also none and all (chi-square at 1e-6).
+    """
+    denoiser, joint = exact_denoiser(Absorbing(3), LogLinear(), length=3)
+    x = torch.full((40_000, 3), 3)
+    mask = torch.zeros(4, 3, dtype=torch.bool)
+    mask[1, 1] = True
+    mask[2, [0, 2]] = True
+    mask[3] = True
+    prompt = torch.tensor([1, 0, 2]).expand(40_000, -1)
+    every = mask.repeat_interleave(10_000, 0)
+    times = [1.0, 0.66, 0.33, 0.0]
+    tokens = sampler(
+        denoiser, x, times, prompt=prompt, prompt_mask=every, generator=seeded()
+    ).tokens
+    laws = (joint, joint[:, 0, :], joint[1, :, 2])
+    for kind, law in enumerate(laws):
+        drawn = tokens[kind * 10_000 : (kind + 1) * 10_000][:, ~mask[kind]]
+        assert_frequencies(frequencies(exact.index_of(drawn, 3), law.numel()), law.flatten())
+    assert torch.equal(tokens[30_000:], prompt[30_000:])
+
+
+@each_revealing
+def test_prompts_of_different_lengths(sampler):
+    """Sequences whose masks are used up wait for the others, whatever the network's form.
+
+    At t = 0 a score denoiser has no finite output; nothing of it reaches the samples.
+    """
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    denoiser = ScoreDenoiser(Lookup(4, 3, time_free=False), process)
+    mask = torch.tensor([[False, False, False], [True, True, False], [True, True, True]])
+    prompt = torch.tensor([2, 1, 0]).expand(3, -1)
+    x = torch.full((3, 3), 3)
+    samples = sampler(denoiser, x, TIMES, prompt=prompt, prompt_mask=mask, generator=seeded())
+    assert ((samples.tokens >= 0) & (samples.tokens < 3)).all()
+    assert torch.equal(samples.tokens[mask], prompt[mask])
+
+
+def test_nothing_to_sample():
+    """First hitting with a prompt everywhere returns the prompt and calls no network."""
+    denoiser = Recording(exact_denoiser(Absorbing(3), NOISES[0])[0])
+    prompt, mask = torch.tensor([[2, 0]]), torch.ones(1, 2, dtype=torch.bool)
+    x = torch.full((1, 2), 3)
+    samples = FirstHitting()(denoiser, x, TIMES, prompt=prompt, prompt_mask=mask)
+    assert torch.equal(samples.tokens, prompt)
+    assert not denoiser.calls
+
+
+BAD_PROMPTS = [
+    ({"prompt": torch.zeros(4, 2, dtype=torch.long)}, "must be given together"),
+    ({"prompt_mask": torch.ones(4, 2, dtype=torch.bool)}, "must be given together"),
+    (
+        {
+            "prompt": torch.full((4, 2), 3),
+            "prompt_mask": torch.ones(4, 2, dtype=torch.bool),
+        },
+        "`prompt` must hold data tokens in 0..2, got values from 3 to 3",
+    ),
+    (
+        {
+            "prompt": torch.full((4, 2), -1),
+            "prompt_mask": torch.ones(4, 2, dtype=torch.bool),
+        },
+        "`prompt` must hold data tokens in 0..2, got values from -1 to -1",
+    ),
+]
+
+
+@each_sampler
+@pytest.mark.parametrize(("arguments", "message"), BAD_PROMPTS)
+def test_bad_prompts(sampler, arguments, message):
+    """A prompt that does not fit is refused with the reason, before any network call."""
+    denoiser = Recording(exact_denoiser(Absorbing(3), NOISES[0])[0])
+    with pytest.raises(ValueError, match=message):
+        sampler(denoiser, torch.full((4, 2), 3), [1.0, 0.0], **arguments)
+    assert not denoiser.calls
+
+
+BAD_TIMES = [
+    ([1.0], "at least 2 times"),
+    ([1.0, math.nan, 0.0], "finite"),
+    ([0.9, 0.0], "start at 1"),
+    ([1.0, 0.1], "end at 0"),
+    ([0.0, 1.0], "reverse an increasing grid"),
+    ([1.0, 0.3, 0.3, 0.0], "decrease strictly"),
+    ([1.0, 0.3, 0.4, 0.0], "decrease strictly"),
+]
+
+
+@each_sampler
+@pytest.mark.parametrize(("times", "message"), BAD_TIMES)
+def test_bad_times(sampler, times, message):
+    """A grid that is no schedule is refused with the reason, before any network call."""
+    denoiser = Recording(exact_denoiser(Absorbing(3), NOISES[0])[0])
+    with pytest.raises(ValueError, match=message):
+        sampler(denoiser, torch.full((4, 2), 3), times)
+    assert not denoiser.calls
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ThetaTrapezoidal(theta=0.0), "`theta` must lie strictly between 0 and 1, got 0.0"),
+        (lambda: ThetaTrapezoidal(theta=1.0), "`theta` must lie strictly between 0 and 1, got 1.0"),
+        (lambda: PredictorCorrector(num_corrections=0), "`num_corrections` must be at least 1"),
+        (lambda: PredictorCorrector(step_size=0.0), "`step_size` must be positive, got 0.0"),
+        (lambda: PredictorCorrector(KGillespie()), "one factorised stage, got `KGillespie`"),
+        (
+            lambda: PredictorCorrector(ThetaTrapezoidal()),
+            "one factorised stage, got `ThetaTrapezoidal`",
+        ),
+    ],
+)
+def test_errors(make, message):
+    """Settings that make no sampler are refused with the reason."""
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# Large vocabularies ------------------------------------------------------------------------------
+
+
+class LargestTensor(TorchDispatchMode):
+    """Record the number of elements of the largest tensor that any operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+VOCABULARY = 50_257
+
+
+def largest_tensor(kernel_class, use):
+    """Return the elements of the largest tensor of a call, in units of one law (B, L, K)."""
+    kernel = kernel_class(VOCABULARY)
+    batch, length = 2, 3
+    denoiser = MeanDenoiser(Constants(VOCABULARY), ForwardProcess(kernel, LogLinear()))
+    x_0 = torch.randint(VOCABULARY, (batch, length), generator=seeded())
+    with LargestTensor() as largest:
+        use(denoiser, x_0)
+    return largest.numel / (batch * length * kernel.num_states)
+
+
+@pytest.mark.parametrize("kernel_class", [Absorbing, Uniform])
+@each_factorised
+def test_large_vocabulary_sampling(kernel_class, sampler):
+    """With 50,257 tokens sampling needs no tensor larger than one law (B, L, K)."""
+
+    def use(denoiser: Denoiser, x_0: torch.Tensor) -> None:
+        x = denoiser.process.kernel.sample_prior(tuple(x_0.shape), seeded())
+        tokens = sampler(denoiser, x, [1.0, 0.5, 0.0], generator=seeded()).tokens
+        assert ((tokens >= 0) & (tokens < VOCABULARY)).all()
+
+    assert largest_tensor(kernel_class, use) <= 1
+
+
+@pytest.mark.parametrize("kernel_class", [Absorbing, Uniform])
+def test_large_vocabulary_everything_else(kernel_class):
+    """With 50,257 tokens neither losses nor step costs need more than one law (B, L, K)."""
+
+    def use(denoiser: Denoiser, x_0: torch.Tensor) -> None:
+        value = NELBO()(denoiser, x_0, at(0.5, 2), seeded())
+        assert torch.isfinite(value).all()
+        path = denoiser.process.sample_path(x_0, torch.tensor([0.2, 0.7]).double(), seeded())
+        levels = torch.tensor([0.4, 0.0], dtype=torch.float64)
+        prediction = denoiser(path[1], at(0.7, 2)).double()
+        cost = Analytic().step_cost(prediction, x_0, levels)
+        assert torch.isfinite(cost).all()
+
+    assert largest_tensor(kernel_class, use) <= 1
+
+
+def test_ordinal_tau_leaping_memory():
+    """Ordinal tau-leaping draws without its law, whose Fourier transform would not fit images."""
+    kernel = Gaussian(16)
+    denoiser = MeanDenoiser(Constants(16), ForwardProcess(kernel, LogLinear()))
+    x = kernel.sample_prior((2, 100), seeded())
+    with LargestTensor() as largest:
+        TauLeaping()(denoiser, x, [1.0, 0.5, 0.0], generator=seeded())
+    assert largest.numel <= 2 * 100 * 16
