@@ -28,8 +28,8 @@ class OptimalSteps(ScheduleOptimizer):
     keep-best guard judges schedules on them.
 
     Args:
-        gamma: Exponent of the contraction weights, see `CostTable`; it has no effect with the
-            absorbing kernel.
+        gamma: Exponent of the weights, see `retention`; 0 charges every error in full. It has no
+            effect with the absorbing kernel.
         num_times: Times of the measured grid.
         pilot_times: Times of the pilot grid.
         batch_size: Sequences per network call; all of them by default.
@@ -37,7 +37,7 @@ class OptimalSteps(ScheduleOptimizer):
 
     def __init__(
         self,
-        gamma: float = 4.0,
+        gamma: float = 2.0,
         *,
         num_times: int = 72,
         pilot_times: int = 24,
@@ -84,8 +84,8 @@ class OptimalSteps(ScheduleOptimizer):
         """
         if len(x_0) < 8:
             raise ValueError(
-                f"`x_0` must hold at least 8 sequences, got {len(x_0)}; some hundred are needed for "
-                "a schedule that does not fit noise."
+                f"`x_0` must hold at least 8 sequences, got {len(x_0)}; some hundred are needed "
+                "for a schedule that does not fit noise."
             )
         begin, process = time.monotonic(), denoiser.process
 
@@ -101,14 +101,15 @@ class OptimalSteps(ScheduleOptimizer):
             )
 
         pilot = measure(pilot_grid(self.pilot_times))
-        rough = self._table(process, sampler, pilot, 0, begin)
+        rough = self._table(process, sampler, x_0, pilot, 0, begin)
         costs = measure(placed_grid(rough, self.num_times))
-        return self._table(process, sampler, costs, pilot.num_calls, begin)
+        return self._table(process, sampler, x_0, costs, pilot.num_calls, begin)
 
     def _table(
         self,
         process: ForwardProcess,
         sampler: Sampler,
+        x_0: Tensor,
         costs: StepCosts,
         calls_before: int,
         begin: float,
@@ -122,13 +123,13 @@ class OptimalSteps(ScheduleOptimizer):
             halves.append(_against_infinity(costs.times, excess(mean)))
         used = excess(costs.nats[:-num_held_out])
         error = used.std(0) / len(used) ** 0.5
-        sigma = process.noise.sigma(costs.times)
+        kept = retention(process, StepCosts(costs.times, costs.nats[:-num_held_out], 0), x_0)
         return CostTable(
             times=costs.times.numpy(),
             excess=halves[0].numpy(),
             standard_error=error.numpy(),
             held_out=halves[1].numpy(),
-            correlation=process.kernel.correlation(sigma).numpy(),
+            retention=kept.numpy(),
             gamma=self.gamma,
             setting=Setting.of(process, sampler),
             num_samples=len(used),
@@ -138,7 +139,33 @@ class OptimalSteps(ScheduleOptimizer):
         )
 
 
-def pilot_grid(num_times: int) -> Float[Tensor, " M+1"]:
+def retention(
+    process: ForwardProcess, costs: StepCosts, x_0: Int[Tensor, "B L"]
+) -> Float[Tensor, " T"]:
+    r"""Return how much of an error made at each grid time survives to t = 0.
+
+    A self-correcting kernel forgets part of what went wrong at s, because later steps redraw
+    tokens. The posterior channel x_s -> x_0 contracts divergences; for a single wrong state x_s,
+    averaged over states, from `E KL(point mass || p(x_s)) = H(x_s)` to
+    `E KL(p(x_0 | x_s) || p(x_0)) = I(x_0; x_s)`. Their ratio is the weight of an error:
+
+    `I(x_0; x_s) / H(x_s) = I / (I + H(x_s | x_0))`
+
+    All of it is at hand: `H(x_0 | x_s)` is the cost of all cells below s, and the entropy of the
+    noise is a closed form of the kernel. For the absorbing kernel, given which positions are
+    masked, x_s holds nothing but data: the ratio is 1, a revealed token stays.
+
+    The maximal correlation `Kernel.correlation` bounds the contraction of a single token from
+    above; between dependent tokens errors are forgotten much faster, which this ratio sees.
+    """
+    cells = costs.nats.mean(0).diagonal(-1)
+    below = torch.cat([torch.zeros(1, dtype=torch.float64), cells.cumsum(0)])
+    information = below[-1] - below
+    noise = torch.stack([process.noise_entropy(x_0, t).mean().cpu() for t in costs.times])
+    return torch.where(noise > 0, information / (information + noise), 1.0)
+
+
+def pilot_grid(num_times: int) -> Float[Tensor, " T"]:
     """Return increasing times from 0 to 1, half of them equally and half of them log spaced."""
     half = num_times // 2
     even = np.linspace(0.0, 1.0, num_times - half + 1)
@@ -146,7 +173,7 @@ def pilot_grid(num_times: int) -> Float[Tensor, " M+1"]:
     return torch.from_numpy(np.unique(np.concatenate([even, log])))
 
 
-def placed_grid(table: CostTable, num_times: int) -> Float[Tensor, " M+1"]:
+def placed_grid(table: CostTable, num_times: int) -> Float[Tensor, " T"]:
     """Return increasing times that follow the density of the cost, mixed with its own grid.
 
     Three quarters go by `sqrt(w kappa)`; the rest is spread over the cells of the rough table,

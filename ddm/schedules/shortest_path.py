@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 def shortest_paths(
     cost: Float[np.ndarray, "M M"], max_steps: int
-) -> tuple[Float[np.ndarray, " N+1"], list[Int[np.ndarray, " ..."]]]:
+) -> tuple[Float[np.ndarray, " T"], list[Int[np.ndarray, " ..."]]]:
     """Find the cheapest way down a grid of M times in exactly N steps, for all N up to a maximum.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, chunks, times_like
+from ddm.functional import gather_objects
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 from ddm.samplers.sampler import CHUNK
@@ -27,12 +29,12 @@ class StepCosts:
         num_calls: Network calls made, M per batch of sequences.
     """
 
-    times: Float[Tensor, " M+1"]
-    nats: Float[Tensor, "B M+1 M+1"]
+    times: Float[Tensor, " T"]
+    nats: Float[Tensor, "B T T"]
     num_calls: int
 
 
-def excess(nats: Float[Tensor, "*B M+1 M+1"]) -> Float[Tensor, "*B M+1 M+1"]:
+def excess(nats: Float[Tensor, "*B T T"]) -> Float[Tensor, "*B T T"]:
     """Return `C(i -> j)` minus the cost of taking every cell between i and j.
 
     What a step loses against its own refinement on the grid: >= 0 in the mean and, for an exact
@@ -48,7 +50,7 @@ def measure_step_costs(
     denoiser: Denoiser,
     sampler: Sampler,
     x_0: Int[Tensor, "B L"],
-    times: Float[Tensor, " M+1"],
+    times: Float[Tensor, " T"],
     *,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
@@ -59,7 +61,8 @@ def measure_step_costs(
     One forward path per sequence serves all times; the network is called once per time and
     batch, and the cost of every landing time follows by algebra, in float64 and in pieces that
     bound the memory. The sum of C along a schedule is the NELBO of this sampler with this
-    schedule, so for the forward process it is exact, not a bound on a bound.
+    schedule, exactly. Under `torch.distributed` every process measures its own sequences and gets
+    the costs of all; the call is collective.
 
     Args:
         denoiser: The model.
@@ -79,14 +82,26 @@ def measure_step_costs(
         raise ValueError("`times` must increase strictly from 0 to 1, at least two of them.")
     times = times.to(x_0.device, torch.float64)
     batches = x_0.split(batch_size or len(x_0))
-    bar = tqdm(total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress)
-    with torch.no_grad(), bar:
-        parts = []
-        for batch in batches:
-            path = denoiser.process.sample_path(batch, times[1:], generator)
-            rows = list(_rows(denoiser, sampler, batch, path, times, bar))
-            parts.append(torch.stack(rows, 1))
-    return StepCosts(times.cpu(), torch.cat(parts).cpu(), len(batches) * (len(times) - 1))
+    bar: tqdm[Any] = tqdm(
+        total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
+    )
+    mine: list[Tensor] = []
+    failure: ValueError | None = None
+    try:
+        with torch.no_grad(), bar:
+            for batch in batches:
+                path = denoiser.process.sample_path(batch, times[1:], generator)
+                rows = _rows(denoiser, sampler, batch, path, times, bar)
+                mine.append(torch.stack(list(rows), 1).cpu())
+    except ValueError as error:
+        # One process that gives up must not leave the others waiting for its costs.
+        failure = error
+    parts: list[Tensor] = []
+    for theirs, their_failure in gather_objects((mine, failure)):
+        if their_failure is not None:
+            raise their_failure
+        parts += theirs
+    return StepCosts(times.cpu(), torch.cat(parts), len(batches) * (len(times) - 1))
 
 
 def _rows(
@@ -95,7 +110,7 @@ def _rows(
     x_0: Tensor,
     path: Tensor,
     times: Tensor,
-    bar: tqdm[None],
+    bar: tqdm[Any],
 ) -> Iterator[Tensor]:
     """Yield the costs of all steps down from t_i, (B, M + 1), for i = 0, 1, ..., M."""
     size = len(times)
@@ -120,7 +135,7 @@ def _rows(
         yield row
 
 
-def monotone_costs(process: ForwardProcess, costs: StepCosts) -> Float[Tensor, "M+1 M+1"]:
+def monotone_costs(process: ForwardProcess, costs: StepCosts) -> Float[Tensor, "T T"]:
     r"""Return the mean costs of the absorbing kernel from its loss curve, made monotone.
 
     Here `C(t -> s) = (m(t) - m(s)) G(t)`, with the share m of masks and the cross-entropy of the
