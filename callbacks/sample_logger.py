@@ -1,0 +1,122 @@
+"""Samples during training: their metrics, their text and a picture of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from ddm.backbones.base import require_at_least
+from ddm.module import DiscreteDiffusion
+
+
+class SampleLogger(Callback):
+    """Draw samples at validation and log their metrics, their text and a picture of their tokens.
+
+    The metrics are those of the data module's `metrics()`, under the names `samples/METRIC_N` for N
+    steps, so that a `ModelCheckpoint` can monitor them. Samples are drawn with the module's
+    current schedules, from the averaged weights where `EMAWeightAveraging` keeps them, always from
+    the same noise and without touching the global random state. Every process draws its share.
+    It costs N network calls per schedule.
+
+    Args:
+        num_samples: Number of samples per schedule, over all processes.
+        num_steps: Numbers N of sampling steps.
+        every_n_epochs: Draw in the validation of every n-th epoch.
+        num_shown: Number of samples that are logged as text and in the picture.
+        seed: Seed of the noise.
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 64,
+        num_steps: Sequence[int] = (8, 32),
+        *,
+        every_n_epochs: int = 1,
+        num_shown: int = 16,
+        seed: int = 0,
+    ) -> None:
+        require_at_least(1, num_samples=num_samples, every_n_epochs=every_n_epochs)
+        require_at_least(0, num_shown=num_shown, seed=seed)
+        for n in num_steps:
+            require_at_least(1, num_steps=n)
+        self.num_samples = num_samples
+        self.num_steps = tuple(num_steps)
+        self.every_n_epochs = every_n_epochs
+        self.num_shown = num_shown
+        self.seed = seed
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw and log after the last batch.
+
+        Weight averaging swaps its weights in before the first batch and out after the last, so
+        here they are in place whatever the order of the callbacks.
+        """
+        last = dataloader_idx == 0 and batch_idx + 1 == trainer.num_val_batches[0]
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if not last or not due or trainer.sanity_checking:
+            return
+        if not isinstance(pl_module, DiscreteDiffusion):
+            raise TypeError(
+                "`SampleLogger` needs a `DiscreteDiffusion` to draw samples from, got "
+                f"{type(pl_module).__name__}; remove the callback."
+            )
+        for num_steps in self.num_steps:
+            self._draw_and_log(trainer, pl_module, num_steps)
+
+    def _draw_and_log(self, trainer: Trainer, module: DiscreteDiffusion, num_steps: int) -> None:
+        share = -(-self.num_samples // trainer.world_size)
+        # Neighbouring ranks must not share their first numbers: the stream of rank r is far away.
+        generator = torch.Generator(module.device).manual_seed(
+            self.seed + 1_000_003 * trainer.global_rank
+        )
+        tokens = module.sample(share, module.schedule(num_steps), generator=generator).tokens
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for name, metric in (data.metrics() if hasattr(data, "metrics") else {}).items():
+            metric = metric.to(module.device)
+            metric.update(tokens)
+            # `compute` has already gathered the states of all processes.
+            module.log(f"samples/{name}_{num_steps}", metric.compute().float(), batch_size=1)
+        shown = tokens[: self.num_shown].cpu()
+        if not trainer.is_global_zero or len(shown) == 0:
+            return
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                continue
+            step, title = trainer.global_step, f"samples/{num_steps}_steps"
+            figure = token_figure(shown, module.process.kernel.vocab_size)
+            logger.experiment.add_figure(title, figure, step)
+            if hasattr(data, "decode"):
+                # Indented by four: markdown shows it as it is.
+                lines = [line for text in data.decode(shown) for line in (*text.splitlines(), "")]
+                logger.experiment.add_text(title, "\n".join(f"    {line}" for line in lines), step)
+
+
+def token_figure(tokens: Int[Tensor, "B L"], vocab_size: int) -> Figure:
+    """Return a heat map of tokens, one sequence per row, outside of pyplot's global state."""
+    num, length = tokens.shape
+    width = min(16.0, max(4.0, length / 12))
+    figure = Figure(figsize=(width, min(12.0, max(1.5, num / 5 + 0.8))), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        tokens.cpu().numpy(), aspect="auto", interpolation="nearest", vmin=0, vmax=vocab_size - 1
+    )
+    axes.set_xlabel("position")
+    axes.set_ylabel("sample")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, label="token")
+    return figure
