@@ -4,12 +4,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import torch
-from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader
-
 # isort: off  (ddm before lightning: see ddm/_torchvision.py)
-import ddm  # noqa: F401
 from ddm.backbones import MLP
 from ddm.callbacks import JYSScheduleCallback
 from ddm.kernels import Uniform
@@ -20,7 +15,6 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 # isort: on
-
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
