@@ -4,7 +4,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-# isort: off  (ddm before lightning: see ddm/_torchvision.py)
+# ddm before lightning: see ddm/_torchvision.py.
+# isort: off
 from ddm.backbones import MLP
 from ddm.callbacks import JYSScheduleCallback
 from ddm.kernels import Uniform

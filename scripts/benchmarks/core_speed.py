@@ -1,0 +1,180 @@
+"""What do exactness and generality cost? Ratios to the bare operations, measured side by side.
+
+Four questions: one sampling step against the bare network call; memory that a step adds at text
+size; training through Lightning against a hand-written loop; the exact categorical draw against
+Gumbel noise. Prints a table and writes docs/results/core_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import get_context
+
+from ddm.backbones import Transformer
+from ddm.datamodules import CountDown
+from ddm.denoisers import MeanDenoiser, times_like
+from ddm.functional import categorical, stratified_times
+from ddm.kernels import Absorbing, Gaussian, Kernel, Uniform
+from ddm.losses import NELBO
+from ddm.module import DiscreteDiffusion
+from ddm.noise import LogLinear
+from ddm.process import ForwardProcess
+from ddm.samplers import Analytic
+
+import torch
+from _report import save
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+def ratio_of(
+    ours: Callable[[], object], bare: Callable[[], object], pairs: int
+) -> dict[str, float]:
+    """Time two functions in turn and return the median of the paired ratios."""
+    ours(), bare()
+    ratios, seconds = [], []
+    for _ in tqdm(range(pairs), leave=False):
+        begin = time.perf_counter()
+        bare()
+        middle = time.perf_counter()
+        ours()
+        end = time.perf_counter()
+        ratios.append((end - middle) / (middle - begin))
+        seconds.append(middle - begin)
+    return {
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "bare_seconds": statistics.median(seconds),
+    }
+
+
+def sampling_step(kernel: Kernel, pairs: int) -> dict[str, float]:
+    """Time one analytic step against the bare call, B = 64, L = 256, 4 x 256 Transformer."""
+    torch.manual_seed(0)
+    network = Transformer(kernel.num_states, dim=256, depth=4, num_heads=4).eval()
+    denoiser = MeanDenoiser(network, ForwardProcess(kernel, LogLinear()))
+    x = kernel.sample_prior((64, 256))
+    t, s = times_like(0.6, x), times_like(0.5, x)
+    with torch.no_grad():
+        return ratio_of(lambda: Analytic().step(denoiser, x, t, s), lambda: network(x, t), pairs)
+
+
+def text_memory(kind: Callable[[int], Kernel]) -> dict[str, float]:
+    """Return the memory that one step adds to the float32 logits, V = 50,257, B = 8, L = 1024."""
+    with get_context("spawn").Pool(1) as pool:  # the peak of a process never falls
+        return pool.apply(_text_memory, (kind,))
+
+
+def _text_memory(kind: Callable[[int], Kernel]) -> dict[str, float]:
+    torch.manual_seed(0)
+    kernel = kind(50_257)
+    logits = torch.randn(8, 1024, kernel.vocab_size)
+
+    class Given(nn.Module):
+        def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+            return logits
+
+    denoiser = MeanDenoiser(Given(), ForwardProcess(kernel, LogLinear()))
+    x = kernel.sample_prior((1, 1)).expand(8, 1024)
+    t, s = times_like(0.6, x), times_like(0.5, x)
+    before = _peak_bytes()
+    begin = time.perf_counter()
+    with torch.no_grad():
+        Analytic().step(denoiser, x, t, s)
+    size = logits.numel() * logits.element_size()
+    return {
+        "added_over_logits": (_peak_bytes() - before) / size,
+        "logits_gib": size / 2**30,
+        "step_seconds": time.perf_counter() - begin,
+    }
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def training(pairs: int, steps: int = 20) -> dict[str, float]:
+    """Time training through Lightning against a hand-written loop with the same network and loss.
+
+    Both train the same number of steps on the same batches; the trainer's start-up is left out by
+    timing between the first and the last batch.
+    """
+    kernel, length = Absorbing(28), 64
+    data = CountDown(28, length, num_samples=32 * (steps + 2), batch_size=32)
+    network = partial(Transformer, dim=128, depth=3, num_heads=4)
+
+    def by_hand() -> float:
+        denoiser = MeanDenoiser(network(kernel.num_states), ForwardProcess(kernel, LogLinear()))
+        optimizer, loss = torch.optim.AdamW(denoiser.parameters()), NELBO()
+        begin = 0.0
+        for step, batch in enumerate(data.train_dataloader()):
+            begin = time.perf_counter() if step == 1 else begin
+            t = stratified_times(32)
+            value = loss(denoiser, batch["tokens"], t).mean() / length
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        return time.perf_counter() - begin
+
+    class Clock(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+            if batch_idx == 0:
+                self.begin = time.perf_counter()
+            self.seconds = time.perf_counter() - self.begin
+
+    def with_lightning() -> float:
+        clock = Clock()
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = DiscreteDiffusion(kernel, network, length=length, optimizer=torch.optim.AdamW)
+        trainer.fit(module, data.train_dataloader())
+        return clock.seconds
+
+    by_hand(), with_lightning()
+    ratios = [by_hand() / with_lightning() for _ in tqdm(range(pairs), leave=False)]
+    return {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+
+
+def gumbel_argmax(probs: Tensor) -> Tensor:
+    """Draw by the Gumbel trick in float64, the usual remedy for float32 Gumbel noise."""
+    u = torch.rand(probs.shape, dtype=torch.float64)
+    return (probs.double().log() - (-u.log()).log()).argmax(-1)
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--pairs", type=int, default=7, help="paired repetitions of each timing")
+    pairs = parser.parse_args().pairs
+    results = {}
+    for kernel in (Absorbing(28), Uniform(28), Gaussian(28)):
+        name = type(kernel).__name__.lower()
+        results[f"sampling step over network call, {name}"] = sampling_step(kernel, pairs)
+    for kind in (Absorbing, Uniform):
+        results[f"memory of a step over logits, {kind.__name__.lower()}"] = text_memory(kind)
+    results["training throughput over hand-written loop"] = training(max(3, pairs // 2))
+    for shape in ((64, 256, 28), (8, 128, 4096)):
+        probs = torch.rand(shape).softmax(-1)
+        draw, trick = partial(categorical, probs), partial(gumbel_argmax, probs)
+        results[f"Gumbel-argmax over exact draw, {shape}"] = ratio_of(trick, draw, 3 * pairs)
+    for name, values in results.items():
+        print(f"{name:55s}", *(f"{key} {value:.3g}" for key, value in values.items()), sep="  ")
+    save("core_speed", {"results": results})
+
+
+if __name__ == "__main__":
+    main()

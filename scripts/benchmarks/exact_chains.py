@@ -1,0 +1,172 @@
+"""Which schedule is best when the denoiser is exact? CountDown chains, all kernels, 3 seeds.
+
+Every schedule is found from the same sequences and judged by the share of adjacent pairs that
+break the CountDown rule in samples of the analytic sampler; all pairs count. Prints tables, draws
+the main figure and writes docs/results/exact_chains.{json,png}. Finished cells are kept, so an
+interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ddm import Absorbing, DenseKernel, ForwardProcess, Kernel, OptimalSteps, Uniform
+from ddm.datamodules.countdown import countdown_chain, sample_chain
+from ddm.denoisers import MarkovChainDenoiser
+from ddm.metrics import CountDownError
+from ddm.noise import LogLinear
+from ddm.samplers import Analytic
+from ddm.schedules import JumpYourSteps, SamplingSchedule
+from ddm.schedules.schedule import read_json, write_json
+
+import numpy as np
+import torch
+from _report import RESULTS, save
+from matplotlib.figure import Figure
+from released_jys import released_jys
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Case:
+    """A chain, a kernel, and the numbers of steps to compare at."""
+
+    title: str
+    vocab_size: int
+    length: int
+    smoothing: float
+    kernel: Callable[[int], Kernel]
+    num_steps: tuple[int, ...]
+
+
+def discretised_gaussian(vocab_size: int) -> DenseKernel:
+    """Return the symmetric kernel `exp(-(i - j)^2 / (2 w^2))`, w = V / 10, largest exit rate 4."""
+    i = torch.arange(vocab_size, dtype=torch.float64)
+    rate = torch.exp(-((i[:, None] - i) ** 2) / (2 * (vocab_size / 10) ** 2)).fill_diagonal_(0)
+    rate *= 4 / rate.sum(-1).max()
+    return DenseKernel(rate - torch.diag(rate.sum(-1)), ordinal=True)
+
+
+CASES = {
+    "absorbing": Case(
+        "CountDown, V = 32, L = 256, absorbing",
+        32,
+        256,
+        0.0,
+        Absorbing,
+        (2, 3, 4, 6, 8, 12, 16, 32),
+    ),
+    "uniform": Case(
+        "smoothed CountDown, V = 16, L = 64, uniform", 16, 64, 0.002, Uniform, (2, 4, 8, 16, 32)
+    ),
+    "gaussian": Case(
+        "smoothed CountDown, V = 16, L = 64, Gaussian",
+        16,
+        64,
+        0.002,
+        discretised_gaussian,
+        (2, 4, 8, 16, 32),
+    ),
+}
+
+
+def run(case: Case, seed: int, num_samples: int, num_data: int, done: dict[str, float]) -> None:
+    """Measure every missing cell of one case and seed."""
+    initial, transition = countdown_chain(case.vocab_size, case.smoothing)
+    process = ForwardProcess(case.kernel(case.vocab_size), LogLinear())
+    denoiser = MarkovChainDenoiser(process, initial, transition)
+    generator = torch.Generator().manual_seed(seed)
+    x_0 = sample_chain(initial, transition, num_data, case.length, generator)
+    if f"optimal|{case.num_steps[-1]}|{seed}" in done:
+        return
+    table = OptimalSteps().table(denoiser, Analytic(), x_0, generator=generator)
+    few = x_0[:256]  # a search calls the network hundreds of times
+    jys = JumpYourSteps()(denoiser, Analytic(), few, case.num_steps, generator=generator).schedules
+    released = {n: released_jys(denoiser, few[:128], n, generator) for n in (2, 4, 8, 16)}
+    for n in tqdm(case.num_steps, desc=f"{case.title}, seed {seed}"):
+        schedules = {
+            "uniform": SamplingSchedule.uniform(n),
+            "cosine": SamplingSchedule.cosine(n),
+            "JYS as released": released.get(n),
+            "JYS": jys[n],
+            "optimal": table.schedule(n),
+        }
+        for name, schedule in schedules.items():
+            key = f"{name}|{n}|{seed}"
+            if schedule is None or key in done:
+                continue
+            noise = torch.Generator().manual_seed(1000 + seed)  # the same for all schedules
+            metric = CountDownError(case.vocab_size)
+            for _ in range(num_samples // 256):
+                x = process.kernel.sample_prior((256, case.length), noise)
+                metric.update(Analytic()(denoiser, x, schedule.times, generator=noise).tokens)
+            done[key] = float(metric.compute())
+
+
+def summary(done: dict[str, float]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return mean and standard error over seeds, by schedule and N."""
+    cells: dict[str, dict[str, list[float]]] = {}
+    for key, value in done.items():
+        name, n, _ = key.split("|")
+        cells.setdefault(name, {}).setdefault(n, []).append(value)
+    return {
+        name: {
+            n: (float(np.mean(v)), float(np.std(v, ddof=1) / len(v) ** 0.5) if len(v) > 1 else 0.0)
+            for n, v in row.items()
+        }
+        for name, row in cells.items()
+    }
+
+
+def draw(tables: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> Figure:
+    """Draw error against the number of network calls, one panel per kernel."""
+    figure = Figure(figsize=(4 * len(tables), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axes, (name, table) in zip(panels, tables.items(), strict=True):
+        for schedule, row in table.items():
+            n = [int(k) for k in row]
+            mean, error = np.array(list(row.values())).T
+            axes.errorbar(n, mean, error, label=schedule, marker=".", linewidth=1.2, capsize=2)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(n, labels=[str(k) for k in n])
+        axes.set(
+            title=CASES[name].title, xlabel="network calls", ylabel="pairs that break the rule"
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--num-samples", type=int, default=1024, help="samples per cell and seed")
+    parser.add_argument("--num-data", type=int, default=1024, help="sequences for the cost table")
+    options = parser.parse_args()
+    unfinished = RESULTS / "exact_chains.part.json"
+    done = read_json(unfinished) if unfinished.exists() else {}
+    tables = {}
+    for name in options.cases:
+        for seed in range(options.seeds):
+            cells = done.setdefault(name, {})
+            run(CASES[name], seed, options.num_samples, options.num_data, cells)
+            write_json(unfinished, done)
+        tables[name] = summary(done[name])
+        print(f"\n{CASES[name].title}: share of pairs that break the rule, mean +- s.e.")
+        for schedule, row in tables[name].items():
+            cells = "  ".join(f"N={n}: {m:.4f} +- {e:.4f}" for n, (m, e) in row.items())
+            print(f"{schedule:16s} {cells}")
+    figure = draw(tables)
+    figure.savefig(RESULTS / "exact_chains.png", dpi=120)
+    settings = {"num_samples": options.num_samples, "num_data": options.num_data}
+    save("exact_chains", {"settings": settings, "tables": tables}, seed=options.seeds)
+    unfinished.unlink()
+
+
+if __name__ == "__main__":
+    main()
