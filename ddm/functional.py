@@ -28,9 +28,17 @@ def categorical(
 
     Returns:
         The drawn states, int64.
+
+    Raises:
+        ValueError: A sum is not positive and finite.
     """
     cdf = probs.to(torch.float64).cumsum(-1)
     total = cdf[..., -1:]
+    if wrong := int((~((total > 0) & torch.isfinite(total))).sum()):
+        raise ValueError(
+            f"`probs` must have positive, finite sums, got {wrong} of {total.numel()} that have "
+            "not; a network that returns NaN is the usual reason."
+        )
     u = torch.rand(total.shape, generator=generator, dtype=torch.float64, device=probs.device)
     # u * total may round up to total itself, which no state lies above.
     u = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))

@@ -123,3 +123,11 @@ def test_check_times_errors(times, message):
     """A bad grid is refused with the reason."""
     with pytest.raises(ValueError, match=message):
         check_times(times)
+
+
+@pytest.mark.parametrize("bad", [[0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
+def test_categorical_refuses_what_is_no_law(bad):
+    """Weights without a positive, finite sum are refused, not drawn from."""
+    probs = torch.tensor([[0.5, 0.5], bad], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"`probs` must have positive, finite sums, got 1 of 2"):
+        categorical(probs)

@@ -70,6 +70,7 @@ def released_gain(
     Defect 3: x_m and x_t are drawn with the same seed instead of along one path.
     """
     t, m, s = points
+    m = min(max(m, TINY), 1.0)  # an inverted bracket (defect 4) may leave [0, 1]
     rates = []
     for time in (m, t):
         noise = torch.Generator(x_0.device).manual_seed(seed)
