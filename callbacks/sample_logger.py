@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddm.backbones.base import require_at_least
 from ddm.module import DiscreteDiffusion
+from ddm.schedules import SamplingSchedule
 
 
 class SampleLogger(Callback):
@@ -21,9 +22,10 @@ class SampleLogger(Callback):
 
     The metrics are those of the data module's `metrics()`, under the names `samples/METRIC_N` for N
     steps, so that a `ModelCheckpoint` can monitor them. Samples are drawn with the module's
-    current schedules, from the averaged weights where `EMAWeightAveraging` keeps them, always from
-    the same noise and without touching the global random state. Every process draws its share.
-    It costs N network calls per schedule.
+    current schedules and, where these are not uniform, also with uniform ones, under
+    `samples/METRIC_N_uniform`; from the averaged weights where `EMAWeightAveraging` keeps them,
+    always from the same noise and without touching the global random state. Every process draws
+    its share. It costs N network calls per schedule.
 
     Args:
         num_samples: Number of samples per schedule, over all processes.
@@ -75,29 +77,34 @@ class SampleLogger(Callback):
                 "`SampleLogger` needs a `DiscreteDiffusion` to draw samples from, got "
                 f"{type(pl_module).__name__}; remove the callback."
             )
-        for num_steps in self.num_steps:
-            self._draw_and_log(trainer, pl_module, num_steps)
+        for n in self.num_steps:
+            current, uniform = pl_module.schedule(n), SamplingSchedule.uniform(n)
+            self._draw_and_log(trainer, pl_module, current, str(n))
+            if current.times != uniform.times:
+                self._draw_and_log(trainer, pl_module, uniform, f"{n}_uniform")
 
-    def _draw_and_log(self, trainer: Trainer, module: DiscreteDiffusion, num_steps: int) -> None:
+    def _draw_and_log(
+        self, trainer: Trainer, module: DiscreteDiffusion, schedule: SamplingSchedule, name: str
+    ) -> None:
         share = -(-self.num_samples // trainer.world_size)
         # Neighbouring ranks must not share their first numbers: the stream of rank r is far away.
         generator = torch.Generator(module.device).manual_seed(
             self.seed + 1_000_003 * trainer.global_rank
         )
-        tokens = module.sample(share, module.schedule(num_steps), generator=generator).tokens
+        tokens = module.sample(share, schedule, generator=generator).tokens
         data = trainer.datamodule  # type: ignore[attr-defined]
-        for name, metric in (data.metrics() if hasattr(data, "metrics") else {}).items():
+        for key, metric in (data.metrics() if hasattr(data, "metrics") else {}).items():
             metric = metric.to(module.device)
             metric.update(tokens)
             # `compute` has already gathered the states of all processes.
-            module.log(f"samples/{name}_{num_steps}", metric.compute().float(), batch_size=1)
+            module.log(f"samples/{key}_{name}", metric.compute().float(), batch_size=1)
         shown = tokens[: self.num_shown].cpu()
         if not trainer.is_global_zero or len(shown) == 0:
             return
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 continue
-            step, title = trainer.global_step, f"samples/{num_steps}_steps"
+            step, title = trainer.global_step, f"samples/{name}_steps"
             figure = token_figure(shown, module.process.kernel.vocab_size)
             logger.experiment.add_figure(title, figure, step)
             if hasattr(data, "decode"):

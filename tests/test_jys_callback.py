@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from ddm.backbones import MLP, Transformer
-from ddm.callbacks import JYSScheduleCallback
+from ddm.callbacks import JYSScheduleCallback, SampleLogger
 from ddm.callbacks.jys_schedule import schedules_beside
+from ddm.datamodules import CountDown
 from ddm.denoisers import MeanDenoiser
 from ddm.functional import stratified_times
 from ddm.kernels import Uniform
@@ -140,6 +141,17 @@ def test_module_samples_with_the_schedules(tmp_path):
     assert model.schedule(3) == callback.optimised.schedules[3]
     assert model.schedule(5) == callback.optimised.table.schedule(5)
     assert JYSScheduleCallback((3,)).schedule(3) == SamplingSchedule.uniform(3)
+
+
+def test_uniform_is_logged_beside(tmp_path):
+    """Validation logs the metrics of the current schedules and those of uniform ones."""
+    callback = JYSScheduleCallback((3,), optimizer=OptimalSteps(**SMALL), num_samples=16)
+    run = trainer(tmp_path, callback, SampleLogger(2, [3]), epochs=1)
+    values = CountDown(V, L, num_samples=64, num_val=16, batch_size=16)
+    run.fit(module(), values)
+    assert callback.schedule(3).source == "optimal"
+    logged = {k for k in run.callback_metrics if k.startswith("samples/countdown_error")}
+    assert logged == {"samples/countdown_error_3", "samples/countdown_error_3_uniform"}
 
 
 def test_jump_your_steps_as_optimizer(tmp_path):
