@@ -6,6 +6,7 @@ in the order of `sequences(K, L)`, which is that of `flatten` and of Kronecker p
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import reduce
 from itertools import combinations, pairwise
 
@@ -15,7 +16,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from ddm.denoisers import Denoiser
+from ddm.denoisers import Denoiser, Prediction
 from ddm.kernels import Kernel
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
@@ -139,16 +140,26 @@ def step_matrix(sampler: Sampler, denoiser: Denoiser, t: float, s: float, length
     All histories of intermediate states that have positive probability are enumerated.
     """
     x = sequences(denoiser.process.kernel.num_states, length)
+    size = len(x)
     times = [t, *(float(landing) for landing in sampler.stages(at(t), at(s)))]
-    visited, start, weight = [x], torch.arange(len(x)), torch.ones(len(x), dtype=torch.float64)
+    said: list[Prediction] = []
+    # Histories: the number of the state at every stage so far, and their probabilities.
+    visited, weight = [torch.arange(size)], torch.ones(size, dtype=torch.float64)
     for stage in range(1, len(times)):
-        said = [denoiser(y, at(now, len(y))) for y, now in zip(visited, times, strict=False)]
-        law = weight[:, None] * product_law(sampler.law(said, at(times[stage], len(weight))))
+        said.append(denoiser(x, at(times[stage - 1], size)))
+        rows = [_rows(p, states) for p, states in zip(said, visited, strict=True)]
+        law = weight[:, None] * product_law(sampler.law(rows, at(times[stage], len(weight))))
         if stage < len(times) - 1:
             history, after = law.nonzero(as_tuple=True)
-            start, weight = start[history], law[history, after]
-            visited = [*(y[history] for y in visited), x[after]]
-    return torch.zeros(len(x), len(x), dtype=torch.float64).index_add(0, start, law)
+            weight = law[history, after]
+            visited = [*(states[history] for states in visited), after]
+    return torch.zeros(size, size, dtype=torch.float64).index_add(0, visited[0], law)
+
+
+def _rows(prediction: Prediction, index: Tensor) -> Prediction:
+    """Return the prediction for these rows of its batch."""
+    p = prediction
+    return replace(p, output=p.output[index], x_t=p.x_t[index], t=p.t[index])
 
 
 def sample_law(

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction
+from ddm.functional import one_hot
 from ddm.kernels import Absorbing, Kernel
 from ddm.samplers.analytic import Analytic
 from ddm.samplers.sampler import Sampler
@@ -34,7 +35,10 @@ class RevealSampler(Sampler):
         Positions are not independent: `draw` reveals a fixed number of them.
         """
         p = predictions[-1]
-        return p.bridge(torch.zeros_like(s))
+        posterior = p.bridge(torch.zeros_like(s))
+        # Sequences without masks wait for the others at t = 0, where a ratio may be infinite.
+        masked = (p.x_t == mask_of(p.process.kernel))[..., None]
+        return posterior.where(masked, one_hot(p.x_t, posterior.shape[-1], posterior.dtype))
 
     def draw(
         self,
