@@ -27,6 +27,7 @@ from ddm.schedules import (
     ScheduleOptimizer,
     keep_best,
 )
+from ddm.schedules.cost_table import describe
 from ddm.schedules.plots import plot_costs, plot_density, plot_evolution
 
 
@@ -155,6 +156,11 @@ class JYSScheduleCallback(Callback):
         """Start the clock; a resumed run does not repeat the update it was saved after."""
         self._last_update = trainer.global_step
         self._began, self._spent = time.monotonic(), 0.0
+        names = ("num_steps", "every_n_epochs", "every_n_steps", "num_samples", "smoothing", "seed")
+        settings = {f"schedule/{name}": str(getattr(self, name)) for name in names}
+        settings["schedule/optimizer"] = describe(self.optimizer)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(settings)
 
     def on_train_batch_end(
         self,

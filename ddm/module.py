@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from ddm.schedules import SamplingSchedule
 from ddm.schedules.cost_table import Setting
 
 Batch = dict[str, Tensor]
+T = TypeVar("T")
 
 # First words of the seeds, so that no two stages share a stream of random numbers.
 TRAINING, EVALUATION, PREDICTION = range(3)
@@ -95,8 +96,8 @@ class DiscreteDiffusion(LightningModule):
         # Under LightningCLI they are class paths, from which a checkpoint is rebuilt. Objects are
         # left out: not all of them can be pickled, and none is loaded without trust in the file.
         plain = (type(None), bool, int, float, str, list, dict)
-        for name in [name for name, v in self.hparams.items() if not isinstance(v, plain)]:
-            del self.hparams[name]
+        objects = [name for name, value in self.hparams.items() if not isinstance(value, plain)]
+        self.save_hyperparameters(ignore=objects, logger=False)
         process = ForwardProcess(kernel, LogLinear() if noise is None else noise)
         self.denoiser = denoiser(backbone(kernel.num_states), process)
         self.loss = loss
@@ -105,8 +106,8 @@ class DiscreteDiffusion(LightningModule):
         self.sampler = sampler
         self.length = length
         self.num_steps = num_steps
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
+        self.make_optimizer = _Shared(optimizer)
+        self.make_lr_scheduler = None if lr_scheduler is None else _Shared(lr_scheduler)
         self.warmup_steps = warmup_steps
         self.schedule_source: Callable[[int], SamplingSchedule] = SamplingSchedule.uniform
         self._seed = 0
@@ -279,6 +280,23 @@ class DiscreteDiffusion(LightningModule):
         # The CPU generator reads 32 bits of its seed; `SeedSequence` mixes all words into them.
         (state,) = np.random.SeedSequence([self.global_rank, *seed]).generate_state(1)
         return torch.Generator(self.device).manual_seed(int(state))
+
+
+class _Shared(Generic[T]):
+    """A function that copies of a module share.
+
+    `EMAWeightAveraging` copies the module deeply. The functions that LightningCLI makes hold the
+    whole command line: the copy would take trainer and data along, and fail on process groups.
+    """
+
+    def __init__(self, make: Callable[..., T]) -> None:
+        self.make = make
+
+    def __call__(self, *args: object) -> T:
+        return self.make(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared[T]:
+        return self
 
 
 def check_tokens(x_0: Tensor, vocab_size: int, length: int) -> None:

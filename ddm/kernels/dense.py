@@ -43,6 +43,9 @@ class DenseKernel(Kernel):
         _check_rate_matrix(q)
         super().__init__(q.shape[0], q.shape[0])
         self.ordinal = ordinal
+        # Tells two matrices apart where a kernel is described in a file.
+        place = torch.arange(1, q.numel() + 1, dtype=torch.float64).reshape(q.shape)
+        self.checksum = round(float((q * place.sin()).sum()), 9)
         pi = _stationary(q)
         self.register_buffer("rate_matrix", q, persistent=False)
         self.register_buffer("stationary", pi, persistent=False)

@@ -66,3 +66,4 @@ class Gaussian(DenseKernel):
             symmetric = root[:, None] * rate / root
             rate *= spectral_gap / -torch.linalg.eigvalsh((symmetric + symmetric.T) / 2)[-2]
         super().__init__(rate, ordinal=True)
+        self.width, self.prior_std, self.spectral_gap = width, prior_std, spectral_gap

@@ -42,7 +42,7 @@ class Setting:
     @classmethod
     def of(cls, process: ForwardProcess, sampler: Sampler) -> Setting:
         """Describe a process and a sampler."""
-        return cls(_describe(process.kernel), _describe(process.noise), _describe(sampler))
+        return cls(describe(process.kernel), describe(process.noise), describe(sampler))
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,14 +311,14 @@ def _signed_roots(excess: np.ndarray) -> np.ndarray:
     return np.asarray(root - root.T)
 
 
-def _describe(thing: object) -> str:
+def describe(thing: object) -> str:
     """Return the class name and the plain numbers of an object: what tells two settings apart."""
     parts = []
     for name, value in sorted(vars(thing).items()):
         if isinstance(value, (int, float, str)) and name != "training" and name[0] != "_":
             parts.append(f"{name}={value}")
         elif isinstance(value, Sampler):
-            parts.append(f"{name}={_describe(value)}")
+            parts.append(f"{name}={describe(value)}")
     return f"{type(thing).__name__}({', '.join(parts)})"
 
 

@@ -1,0 +1,130 @@
+"""What does a schedule cost to find? Network calls, algebra against network, shortest path.
+
+The network is a 4 x 256 Transformer at L = 256; its time and the time of everything else are
+measured in the same run. Prints a table and writes docs/results/schedule_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from functools import partial
+
+from ddm import Absorbing, ForwardProcess, Gaussian, Kernel, OptimalSteps, Uniform
+from ddm.backbones import Transformer
+from ddm.denoisers import Denoiser, MeanDenoiser, Prediction
+from ddm.noise import LogLinear
+from ddm.samplers import Analytic, CallCounter
+from ddm.schedules import JumpYourSteps, measure_step_costs, shortest_paths
+
+import numpy as np
+import torch
+from _report import save
+from torch import Tensor, nn
+
+
+class Timed(Denoiser):
+    """A denoiser that adds up the time of its network calls."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser.process)
+        self.denoiser = denoiser
+        self.seconds = 0.0
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """Make one timed call."""
+        begin = time.perf_counter()
+        prediction: Prediction = self.denoiser(x_t, t)
+        self.seconds += time.perf_counter() - begin
+        return prediction
+
+
+class Blind(nn.Module):
+    """Logits that cost nothing, for counting calls and measuring memory."""
+
+    time_free = False
+
+    def __init__(self, num_states: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_states))
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the same logits everywhere."""
+        return self.logits.expand(*x_t.shape, -1)
+
+
+def algebra_share(kernel: Kernel, num_times: int) -> dict[str, float]:
+    """Return the time of the table's algebra over that of the network, B = 16, L = 256, V = 32."""
+    torch.manual_seed(0)
+    network = Transformer(kernel.num_states, dim=256, depth=4, num_heads=4).eval()
+    denoiser = Timed(MeanDenoiser(network, ForwardProcess(kernel, LogLinear())))
+    x_0 = torch.randint(kernel.vocab_size, (16, 256))
+    times = torch.linspace(0, 1, num_times + 1, dtype=torch.float64)
+    begin = time.perf_counter()
+    measure_step_costs(denoiser, Analytic(), x_0, times, progress=True)
+    total = time.perf_counter() - begin
+    return {"algebra_over_network": total / denoiser.seconds - 1, "network": denoiser.seconds}
+
+
+def path_seconds(size: int = 512, max_steps: int = 256) -> dict[str, float]:
+    """Return the time of all shortest paths on a large grid."""
+    t = np.linspace(0, 1, size + 1)
+    cost = np.tril(np.subtract.outer(t, t) ** 2, -1)
+    begin = time.perf_counter()
+    shortest_paths(cost, max_steps)
+    return {"seconds": time.perf_counter() - begin}
+
+
+def calls() -> dict[str, float]:
+    """Return the network calls for all N up to 64, and those of Jump Your Steps."""
+    found = {}
+    x_0 = torch.randint(4, (8, 64))
+    for name, optimizer, n in (
+        ("optimal, all N", OptimalSteps(), 64),
+        ("JYS, N = 16", JumpYourSteps(), 16),
+        ("JYS, N = 64", JumpYourSteps(), 64),
+    ):
+        process = ForwardProcess(Absorbing(4), LogLinear())
+        counter = CallCounter(MeanDenoiser(Blind(5), process))
+        optimizer(counter, Analytic(), x_0, [n], generator=torch.Generator().manual_seed(0))
+        found[name] = float(counter.num_calls)
+    return found
+
+
+def large(kernel: Kernel, batch: int, length: int) -> dict[str, float]:
+    """Return the peak memory of a small table with many states."""
+    process = ForwardProcess(kernel, LogLinear())
+    x_0 = torch.randint(kernel.vocab_size, (batch, length))
+    times = torch.linspace(0, 1, 5, dtype=torch.float64)
+    begin = time.perf_counter()
+    denoiser = MeanDenoiser(Blind(kernel.num_states), process)
+    measure_step_costs(denoiser, Analytic(), x_0, times)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    logits = batch * length * kernel.num_states * 4 / 2**30
+    return {"peak_gib": peak, "logits_gib": logits, "seconds": time.perf_counter() - begin}
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--num-times", type=int, default=72, help="times of the table's grid")
+    num_times = parser.parse_args().num_times
+    share = partial(algebra_share, num_times=num_times)
+    results = {
+        "shortest paths, M = 512, all N up to 256": path_seconds(),
+        "network calls": calls(),
+        "algebra over network, absorbing": share(Absorbing(32)),
+        "algebra over network, uniform": share(Uniform(32)),
+        "algebra over network, Gaussian": share(Gaussian(32)),
+        "Gaussian table, V = 256, 8 images of 3,072 tokens": large(Gaussian(256), 8, 3072),
+        "uniform table, V = 50,257, 2 sequences of 256": large(Uniform(50_257), 2, 256),
+        "absorbing table, V = 50,257, 8 sequences of 1,024": large(Absorbing(50_257), 8, 1024),
+    }
+    for name, values in results.items():
+        print(f"{name:52s}", *(f"{key} {value:.3g}" for key, value in values.items()), sep="  ")
+    save("schedule_speed", {"results": results}, seed=0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""The command line: every shipped configuration, errors, resuming, and samples of a checkpoint."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ddm import SamplingSchedule
+from ddm.callbacks.jys_schedule import schedules_beside
+from ddm.checkpoint import load_data, load_model
+from ddm.module import DiscreteDiffusion
+from ddm.schedules import Optimised
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+V, L = 4, 8
+
+# Four steps per epoch; the callbacks are those of configs/countdown.yaml.
+TINY = f"""
+seed_everything: 1
+data:
+  class_path: CountDown
+  init_args: {{vocab_size: {V}, length: {L}, num_samples: 32, num_val: 8, batch_size: 8}}
+model:
+  kernel: Uniform
+  backbone:
+    class_path: ddm.backbones.Transformer
+    init_args: {{dim: 8, depth: 1, num_heads: 2}}
+  optimizer:
+    class_path: AdamW
+    init_args: {{lr: 0.01}}
+  lr_scheduler: CosineAnnealingLR
+  warmup_steps: 2
+trainer:
+  accelerator: cpu
+  max_epochs: 2
+  log_every_n_steps: 2
+  enable_progress_bar: false
+  enable_model_summary: false
+  logger:
+    class_path: TensorBoardLogger
+    init_args: {{save_dir: runs}}
+  callbacks:
+    - class_path: EMAWeightAveraging
+      init_args: {{decay: 0.5, use_buffers: false}}
+    - class_path: ModelCheckpoint
+      init_args: {{save_top_k: -1, filename: "{{epoch}}", save_last: true}}
+    - class_path: SampleLogger
+      init_args: {{num_samples: 4, num_steps: [2]}}
+"""
+
+
+def script(name: str) -> ModuleType:
+    """Import scripts/NAME.py as `python scripts/NAME.py` would, without its command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        return importlib.import_module(name)
+
+
+def train(*args: str) -> DiscreteDiffusion:
+    """Run `scripts/train.py fit`."""
+    return script("train").main(["fit", *args]).model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a finished run of two epochs, with its configuration."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train("--config=tiny.yaml")
+    return folder
+
+
+@pytest.fixture
+def checkpoint(trained: Path) -> Path:
+    """The last checkpoint of the run."""
+    return trained / "runs/lightning_logs/version_0/checkpoints/last.ckpt"
+
+
+def shrink(config: dict) -> dict:
+    """Make the sizes of a configuration small; what is wired to what stays as it is."""
+    config["trainer"]["accelerator"] = "cpu"
+    small = {"batch_size": 2, "num_samples": 8, "num_val": 8, "num_steps": [2]}
+    for part in (config["data"], *config["trainer"]["callbacks"]):
+        arguments = part.get("init_args", {})
+        arguments.update({key: value for key, value in small.items() if key in arguments})
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shipped configuration trains, validates and draws samples."""
+    monkeypatch.chdir(tmp_path)
+    small = tmp_path / path.name
+    small.write_text(yaml.safe_dump(shrink(yaml.safe_load(path.read_text()))))
+    train(f"--config={small}", "--trainer.fast_dev_run=true", "--trainer.precision=32")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--model.kernel=Absorbin", "Absorbin"),
+        ("--model.kernl=Absorbing", "model.kernl"),
+        ("--data.vocab=3", "vocab"),
+        ("--model.kernel.init_args.width=3", "width"),
+    ],
+)
+def test_unknown_name(argument: str, message: str, trained: Path, capsys) -> None:
+    """A name that does not exist is refused before anything is built, and shown."""
+    with pytest.raises(SystemExit) as exit_info:
+        train(f"--config={trained / 'tiny.yaml'}", argument)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_of_a_class(trained: Path, capsys) -> None:
+    """The docstring of a class is its help on the command line."""
+    with pytest.raises(SystemExit) as exit_info:
+        train(f"--config={trained / 'tiny.yaml'}", "--model.kernel.help=Gaussian")
+    assert exit_info.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Discretised Gaussian diffusion" in shown
+    assert "Length scale of a jump" in shown
+
+
+def test_kernel_from_outside(tmp_path: Path, trained: Path, monkeypatch) -> None:
+    """A kernel in a file of the user's own trains by its path; V comes from the data."""
+    (tmp_path / "mypackage.py").write_text(
+        "import torch\n"
+        "from ddm.kernels import DenseKernel\n\n\n"
+        "class Ring(DenseKernel):\n"
+        "    def __init__(self, vocab_size: int, rate: float = 1.0) -> None:\n"
+        "        step = rate * torch.eye(vocab_size).roll(1, 0)\n"
+        "        super().__init__(step + step.T - 2 * rate * torch.eye(vocab_size))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    module = train(
+        f"--config={trained / 'tiny.yaml'}",
+        "--trainer.fast_dev_run=true",
+        "--model.kernel=mypackage.Ring",
+        "--model.kernel.rate=2",
+    )
+    kernel = module.process.kernel
+    assert type(kernel).__name__ == "Ring"
+    assert kernel.vocab_size == V
+    assert kernel.rate_from(torch.tensor(0))[1] == 2
+
+
+def test_run_leaves(trained: Path, checkpoint: Path) -> None:
+    """A run leaves its configuration, logs and checkpoints, whose parts are rebuilt by class."""
+    run = checkpoint.parents[1]
+    assert (run / "config.yaml").exists()
+    assert list(run.glob("events.out.tfevents.*"))
+    module, data = load_model(checkpoint), load_data(checkpoint)
+    assert module.length == data.length == L
+    assert module.process.kernel.vocab_size == data.vocab_size == V
+    assert not module.training
+    content = torch.load(checkpoint, weights_only=True)
+    assert not any("schedule" in name for name in content["state_dict"])
+
+
+def test_samples_of_the_log(checkpoint: Path) -> None:
+    """TensorBoard has the metrics, the pictures and the text of samples."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(checkpoint.parents[1]))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "val/bits_per_token", "samples/countdown_error_2"} <= set(tags["scalars"])
+    assert tags["images"] == ["samples/2_steps"]
+    assert tags["tensors"] == ["samples/2_steps/text_summary"]
+
+
+def test_checkpoint_has_averaged_weights(checkpoint: Path) -> None:
+    """The weights of a checkpoint are the averages; those of training stand beside them."""
+    content = torch.load(checkpoint, weights_only=True)
+    name = "denoiser.backbone.out.weight"
+    loaded = load_model(checkpoint).state_dict()[name]
+    assert torch.equal(loaded, content["state_dict"][name])
+    assert not torch.equal(loaded, content["current_model_state"][name])
+
+
+def test_resume_is_exact(trained: Path, checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
+    """A run that stopped after one epoch and goes on ends with the same weights, bit for bit."""
+    monkeypatch.chdir(tmp_path)
+    torch.rand(5)  # the global random state plays no part
+    train(
+        f"--config={trained / 'tiny.yaml'}",
+        f"--ckpt_path={checkpoint.parent / 'epoch=0.ckpt'}",
+    )
+    resumed = tmp_path / "runs/lightning_logs/version_0/checkpoints/last.ckpt"
+    one, two = (torch.load(path, weights_only=True) for path in (checkpoint, resumed))
+    assert one["global_step"] == two["global_step"] == 8
+    for key in ("state_dict", "current_model_state"):
+        for name, value in one[key].items():
+            assert torch.equal(value, two[key][name]), (key, name)
+
+
+def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypatch) -> None:
+    """What the command line asks for holds; a checkpoint that does not fit it is refused."""
+    monkeypatch.chdir(trained)
+    with pytest.raises(ValueError, match="`kernel` must be the one that the checkpoint was"):
+        train("--config=tiny.yaml", "--model.kernel=Gaussian", f"--ckpt_path={checkpoint}")
+
+
+@pytest.fixture
+def optimised(checkpoint: Path) -> Iterator[Path]:
+    """A file of optimised schedules beside the checkpoint."""
+    path = schedules_beside(checkpoint)
+    Optimised({3: SamplingSchedule((1.0, 0.3, 0.1, 0.0), "optimal")}).save(path)
+    yield path
+    path.unlink()
+
+
+def test_load_schedule(checkpoint: Path, optimised: Path, tmp_path: Path) -> None:
+    """The file beside the checkpoint goes before uniform; a choice goes before both."""
+    load_schedule = script("sample").load_schedule
+    best = SamplingSchedule((1.0, 0.3, 0.1, 0.0), "optimal")
+    single = tmp_path / "single.json"
+    best.save(single)
+    assert load_schedule(checkpoint, 3) == best
+    assert load_schedule(checkpoint, 5) == SamplingSchedule.uniform(5)
+    assert load_schedule(checkpoint) == SamplingSchedule.uniform(32)
+    assert load_schedule(checkpoint, 3, "uniform") == SamplingSchedule.uniform(3)
+    assert load_schedule(checkpoint, 3, "cosine") == SamplingSchedule.cosine(3)
+    assert load_schedule(checkpoint, None, str(single)) == best
+    assert load_schedule(checkpoint, 3, str(optimised)) == best
+    for wrong in (single, optimised):
+        with pytest.raises(ValueError, match="`num_steps` must be one that"):
+            load_schedule(checkpoint, 4, str(wrong))
+    with pytest.raises(ValueError, match="`schedule` must be 'uniform', 'cosine' or an existing"):
+        load_schedule(checkpoint, 4, "unifrom")
+
+
+def test_sample(checkpoint: Path, optimised: Path, tmp_path: Path, capsys) -> None:
+    """Samples of a checkpoint: prompt kept, calls counted, files written, the seed decides."""
+    main = script("sample").main
+    common = [str(checkpoint), "--num-samples=5", "--batch-size=3", "--device=cpu"]
+    tokens = []
+    for out, further in (
+        ("a", ["--num-steps=3", "--prompt=3 2"]),
+        ("b", ["--num-steps=3", "--prompt=3 2"]),
+        ("c", ["--num-steps=3", "--schedule=uniform", "--seed=1"]),
+    ):
+        text, numbers, picture = main([*common, f"--out={tmp_path / out}", *further])
+        content = np.load(numbers)
+        tokens.append(content["tokens"])
+        assert len(content["times"]) == 4
+        assert len(text.read_text().splitlines()) == 5
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert tokens[0].shape == (5, L)
+    assert (tokens[0][:, :2] == [3, 2]).all()
+    assert np.array_equal(tokens[0], tokens[1])
+    assert not np.array_equal(tokens[0], tokens[2])
+    printed = capsys.readouterr().out
+    assert "5 samples, 3 steps (optimal schedule), 6 network calls for 2 batch(es)" in printed
+    assert "3 steps (uniform schedule)" in printed
+    assert str(tmp_path / "a" / "samples.txt") in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt=x"], "`prompt` must be token numbers"),
+        (["--prompt=4"], "`prompt` must hold tokens in 0..3"),
+        (["--prompt=" + "0 " * 9], "`prompt` must have 1 to 8 tokens, got 9"),
+        (["--num-samples=0"], "`num_samples` must be at least 1, got 0"),
+        (["--num-steps=0"], "`num_steps` must be at least 1, got 0"),
+        (["--schedule=nowhere.json"], "or an existing file, got 'nowhere.json'"),
+        (["--device=abacus"], "abacus"),
+    ],
+)
+def test_sample_errors(
+    arguments: list[str], message: str, checkpoint: Path, tmp_path: Path, capsys
+) -> None:
+    """What cannot work is refused in one line, before any sampling."""
+    with pytest.raises(SystemExit):
+        script("sample").main([str(checkpoint), f"--out={tmp_path}", *arguments])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_checkpoint(tmp_path: Path, capsys) -> None:
+    """A file that is missing or something else is refused in one line."""
+    wrong, state = tmp_path / "wrong.ckpt", tmp_path / "state.ckpt"
+    wrong.write_text("no checkpoint")
+    torch.save({"weight": torch.zeros(1)}, state)
+    for path, message in (
+        (tmp_path / "none.ckpt", "`checkpoint` must be a file"),
+        (wrong, "is damaged or something else"),
+        (state, "`checkpoint` must hold a `DiscreteDiffusion` with its settings"),
+    ):
+        with pytest.raises(SystemExit):
+            script("sample").main([str(path)])
+        assert message in capsys.readouterr().err
+
+
+def test_text_prompt(tmp_path: Path, monkeypatch) -> None:
+    """With a data module that encodes text, prompts and samples are text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("a tale of two cities, " * 40)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    data = ["--data=Text", "--data.path=text.txt", "--data.length=8", "--data.val_fraction=0.2"]
+    train("--config=tiny.yaml", *data, "--data.batch_size=4", "--trainer.max_steps=2")
+    checkpoint = tmp_path / "runs/lightning_logs/version_0/checkpoints/last.ckpt"
+    paths = script("sample").main([str(checkpoint), "--num-steps=2", "--prompt=a tal"])
+    assert paths[0].read_text().startswith("a tal")
+    (tmp_path / "text.txt").unlink()
+    with pytest.warns(UserWarning, match="tokens are shown as numbers"):
+        assert load_data(checkpoint) is None
+
+
+@pytest.mark.slow
+def test_two_processes(trained: Path, tmp_path: Path) -> None:
+    """Two processes end with the same weights and the same metrics, samples included."""
+    (tmp_path / "weights.py").write_text(
+        "import torch\n"
+        "from lightning.pytorch import Callback\n\n\n"
+        "class Weights(Callback):\n"
+        "    def on_train_end(self, trainer, pl_module):\n"
+        "        logged = {k: float(v) for k, v in trainer.callback_metrics.items()}\n"
+        "        torch.save((pl_module.state_dict(), logged), f'rank{trainer.global_rank}.pt')\n"
+    )
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "train.py"),
+        "fit",
+        f"--config={trained / 'tiny.yaml'}",
+        "--trainer.strategy=ddp",
+        "--trainer.devices=2",
+        "--trainer.max_epochs=1",
+        "--trainer.callbacks+=weights.Weights",
+    ]
+    environment = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    (one, logged_one), (two, logged_two) = (
+        torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+    for name in ("val/bits_per_token", "samples/countdown_error_2"):
+        assert logged_one[name] == logged_two[name]

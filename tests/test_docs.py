@@ -1,0 +1,65 @@
+"""README and docs: what a reader copies has to run."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Return (id, code) of every fenced block of a language in the pages."""
+    found = []
+    for page in PAGES:
+        codes = re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+        found += [(f"{page.name}-{i}", code) for i, code in enumerate(codes)]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:The .* does not have many workers")
+@pytest.mark.parametrize("code", [pytest.param(c, id=i) for i, c in blocks("python")])
+def test_python_blocks_run(code, tmp_path, monkeypatch):
+    """Every Python block runs by itself, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "block", "exec"), {"__name__": "block"})
+
+
+@pytest.mark.parametrize("code", [pytest.param(c, id=i) for i, c in blocks("(?:ba)?sh")])
+def test_shell_blocks_name_what_exists(code):
+    """Every make target, script and configuration in a shell block exists."""
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    for line in code.splitlines():
+        words = shlex.split(line, comments=True)
+        if "make" in words:
+            assert words[words.index("make") + 1] in targets, line
+        for word in words:
+            if word.startswith(("scripts/", "configs/")):
+                assert (ROOT / word).exists(), line
+
+
+def test_pages_link_to_what_exists():
+    """Every relative link of a page leads somewhere."""
+    for page in [*PAGES, *(ROOT / "docs" / "results").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_options_of_shell_blocks_exist(capsys):
+    """Every `--option` that a block passes to one of our argparse scripts is known to it."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import optimize_schedule
+        import sample
+    finally:
+        sys.path.pop(0)
+    parsers = {"sample": sample.make_parser(), "optimize_schedule": optimize_schedule.make_parser()}
+    for _, code in blocks("(?:ba)?sh"):
+        for line in code.splitlines():
+            words = shlex.split(line, comments=True)
+            for name, parser in parsers.items():
+                if f"scripts/{name}.py" in words:
+                    parser.parse_args(words[words.index(f"scripts/{name}.py") + 1 :])
