@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from cases import KERNELS
 
+from cases import KERNELS
 from ddm.denoisers import ExactDenoiser, times_like
 from ddm.kernels import Absorbing, Gaussian, Uniform
 from ddm.noise import LogLinear

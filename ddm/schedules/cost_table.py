@@ -147,7 +147,9 @@ class CostTable:
         if num_steps < len(self._paths[0]) and len(self._paths[1][num_steps]):
             starts.append(self.times[self._paths[1][num_steps]])
         costs = [self._steps(t[:-1], t[1:]).sum() for t in starts]
-        times = self._refine(starts[int(np.argmin(costs))])
+        times = starts[int(np.argmin(costs))]
+        if num_steps <= self.num_cells:  # finer than the grid, the density is all that is known
+            times = self._refine(times)
         info = {
             "cost": self.evaluate(times.tolist()),
             "num_samples": self.num_samples,
@@ -158,8 +160,6 @@ class CostTable:
 
     def cost(self, num_steps: int) -> float:
         """Return the cost J of the best schedule with N steps, weighted nats per sequence."""
-        if num_steps > self.num_cells:
-            return self.asymptote / num_steps
         return self.evaluate(self.schedule(num_steps).times)
 
     def steps_for(self, cost: float) -> int:

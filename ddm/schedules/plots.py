@@ -69,7 +69,9 @@ def plot_density(table: CostTable) -> Figure:
     """Draw where the cost lies: the optimal density of times over t."""
     figure, axes = _figure()
     total = float((table.density * np.diff(table.times)).sum())
-    axes.stairs(table.density / max(total, 1e-300), table.times, fill=True, baseline=0.01, alpha=0.4)
+    axes.stairs(
+        table.density / max(total, 1e-300), table.times, fill=True, baseline=0.01, alpha=0.4
+    )
     axes.axhline(1.0, color="0.6", linewidth=0.8)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.03)

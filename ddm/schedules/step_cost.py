@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,15 +12,11 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser, Prediction, chunks, times_like
+from ddm.denoisers import Denoiser, chunks, times_like
 from ddm.functional import gather_objects
-from ddm.kernels import Absorbing, DenseKernel, Kernel
 from ddm.process import ForwardProcess
-from ddm.samplers import Analytic, PredictorCorrector, Sampler
+from ddm.samplers import Sampler
 from ddm.samplers.sampler import CHUNK
-
-HEDGE = 0.01
-"""Share of the analytic law that a law of long steps is mixed with, see `Hedged`."""
 
 
 @dataclass(frozen=True)
@@ -30,61 +26,22 @@ class StepCosts:
     Attributes:
         times: Increasing grid from 0 to 1, (M + 1,).
         nats: `nats[b, i, j]` for j < i, nats per sequence, else 0; (B, M + 1, M + 1).
-        cells: What the step i + 1 -> i costs with the analytic law, (B, M).
-        errors: See `blind_errors`, for the step i + 1 -> i, (B, M, 2).
         num_calls: Network calls made, M per batch of sequences.
     """
 
     times: Float[Tensor, " T"]
     nats: Float[Tensor, "B T T"]
-    cells: Float[Tensor, "B M"]
-    errors: Float[Tensor, "B M 2"]
     num_calls: int
 
-    def part(self, which: slice) -> StepCosts:
-        """Return the costs of some of the sequences."""
-        return replace(
-            self, nats=self.nats[which], cells=self.cells[which], errors=self.errors[which]
-        )
 
-
-class Hedged(Sampler):
-    """A sampler whose law is mixed with a little of the analytic one, to judge it by.
-
-    With rates frozen over a long step a token may have no chance to stay where it is, or one of
-    e^-80. The divergence is then infinite, for every schedule of a few steps, and ranks none of
-    them. That of the mixture is at most log(1 / HEDGE) nats per token above the analytic law's.
-
-    Args:
-        sampler: The sampler to judge.
-    """
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-
-    def law(
-        self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B L K"]:
-        """Return the mixture."""
-        return torch.lerp(self.sampler.law(predictions, s), predictions[-1].bridge(s), HEDGE)
-
-
-def judged(sampler: Sampler) -> Sampler:
-    """Return the sampler that states what a step of `sampler` costs, without infinite costs."""
-    if isinstance(sampler, PredictorCorrector):
-        return judged(sampler.predictor)
-    by_its_law = type(sampler).step_cost is Sampler.step_cost
-    return Hedged(sampler) if by_its_law else sampler
-
-
-def excess(nats: Float[Tensor, "*B T T"], cells: Float[Tensor, "*B M"]) -> Float[Tensor, "*B T T"]:
-    """Return `C(i -> j)` minus the analytic cost of taking every cell between i and j.
+def excess(nats: Float[Tensor, "*B T T"]) -> Float[Tensor, "*B T T"]:
+    """Return `C(i -> j)` minus the cost of taking every cell between i and j.
 
     What a step loses against its own refinement on the grid: >= 0 in the mean and, for an exact
     denoiser and the analytic sampler on a fine grid, the conditional total correlation that the
-    step destroys. Other samplers also lose by the law of single tokens; on a fine grid they all
-    become the analytic one.
+    step destroys.
     """
+    cells = nats.diagonal(-1, -2, -1)  # the steps i + 1 -> i
     level = torch.cat([torch.zeros_like(cells[..., :1]), cells.cumsum(-1)], -1)
     return nats - (level[..., :, None] - level[..., None, :]).tril(-1)
 
@@ -128,25 +85,23 @@ def measure_step_costs(
     bar: tqdm[Any] = tqdm(
         total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
     )
-    mine: list[tuple[Tensor, Tensor, Tensor]] = []
+    mine: list[Tensor] = []
     failure: ValueError | None = None
     try:
         with torch.no_grad(), bar:
             for batch in batches:
                 path = denoiser.process.sample_path(batch, times[1:], generator)
-                rows = zip(*_rows(denoiser, sampler, batch, path, times, bar), strict=True)
-                nats, cells, errors = (torch.stack(row, 1).cpu() for row in rows)
-                mine.append((torch.nn.functional.pad(nats, (0, 0, 1, 0)), cells, errors))
+                rows = _rows(denoiser, sampler, batch, path, times, bar)
+                mine.append(torch.stack(list(rows), 1).cpu())
     except ValueError as error:
         # One process that gives up must not leave the others waiting for its costs.
         failure = error
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[Tensor] = []
     for theirs, their_failure in gather_objects((mine, failure)):
         if their_failure is not None:
             raise their_failure
         parts += theirs
-    nats, cells, errors = (torch.cat(part) for part in zip(*parts, strict=True))
-    return StepCosts(times.cpu(), nats, cells, errors, len(batches) * (len(times) - 1))
+    return StepCosts(times.cpu(), torch.cat(parts), len(batches) * (len(times) - 1))
 
 
 def _rows(
@@ -156,10 +111,12 @@ def _rows(
     path: Tensor,
     times: Tensor,
     bar: tqdm[Any],
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield costs (B, M + 1), cell (B,) and blind errors (B, 2) of the steps down from t_1, ...."""
-    sampler = judged(sampler)
-    for i in range(1, len(times)):
+) -> Iterator[Tensor]:
+    """Yield the costs of all steps down from t_i, (B, M + 1), for i = 0, 1, ..., M."""
+    size = len(times)
+    zero = torch.zeros(len(x_0), size, dtype=torch.float64, device=x_0.device)
+    yield zero
+    for i in range(1, size):
         prediction = denoiser(path[i - 1], times_like(times[i], x_0))
         wrong = prediction.num_invalid()
         if wrong:
@@ -168,50 +125,14 @@ def _rows(
                 f"{prediction.output.numel()} at t = {float(times[i]):.4g}; lower the learning "
                 "rate or check the weights."
             )
-        row = torch.zeros(len(x_0), len(times), dtype=torch.float64, device=x_0.device)
-        cell, errors, first = row[:, 0].clone(), row[:, :2].clone(), 0
+        row, first = zero.clone(), 0
         for (piece,) in chunks([prediction], CHUNK):
-            p, width = piece.double(), piece.x_t.shape[1]
+            width = piece.x_t.shape[1]
             target = x_0[:, first : first + width]
-            row[:, :i] += sampler.step_cost(p, target, times[:i]).T
-            cell += Analytic().step_cost(p, target, times[i - 1 : i])[0]
-            errors += blind_errors(p, times[i - 1])
+            row[:, :i] += sampler.step_cost(piece.double(), target, times[:i]).T
             first += width
         bar.update()
-        yield row, cell, errors
-
-
-def blind_errors(prediction: Prediction, s: Float[Tensor, ""]) -> Float[Tensor, "B 2"]:
-    r"""Return how wrong a token is that was drawn blindly, before and after a step down to s.
-
-    Blindly means from the kernel's prior, in a context x_t that is right. Wrong means the total
-    variation distance to what the context says of the token, summed over positions. Zeros where
-    masks tell what is noise: no token that was revealed is ever repaired.
-
-    No network call: `p(x_0^i | x_t without i)` is the leave-one-out posterior.
-    """
-    p, process, kernel = prediction, prediction.process, prediction.process.kernel
-    if isinstance(kernel, Absorbing):
-        return torch.zeros(len(p.x_t), 2, dtype=torch.float64, device=p.x_t.device)
-    sigma_t, sigma_s = process.noise.sigma(p.t[0]), process.noise.sigma(s)
-    context = process.leave_one_out(p.log_posterior(), p.x_t, p.t).exp()
-    now, then = kernel.evolve(context, sigma_t), kernel.evolve(context, sigma_s)
-    # States that the context rules out are lost in rounding; no token is drawn there.
-    prior = kernel.prior().to(now.device)
-    blind = torch.where(now > 1e-12, prior, 0.0)
-    blind = blind / blind.sum(-1, keepdim=True)
-    ratio = torch.where(now > 1e-12, blind / now, 0.0)
-    after = then * _expectation(kernel, ratio, sigma_t - sigma_s)
-    after = after / after.sum(-1, keepdim=True)
-    return torch.stack([(blind - now).abs().sum((1, 2)), (after - then).abs().sum((1, 2))], -1)
-
-
-def _expectation(kernel: Kernel, f: Tensor, sigma: Tensor) -> Tensor:
-    """Return E[f(y)] for y drawn from P(sigma)[x, :], for every state x."""
-    if isinstance(kernel, DenseKernel):
-        return f @ kernel.transition(sigma).mT
-    prior = kernel.prior().to(f.device)  # detailed balance: pi(x) P[x, y] = pi(y) P[y, x]
-    return kernel.evolve(f * prior, sigma) / prior
+        yield row
 
 
 def monotone_costs(process: ForwardProcess, costs: StepCosts) -> Float[Tensor, "T T"]:

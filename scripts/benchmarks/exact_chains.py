@@ -133,7 +133,9 @@ def draw(tables: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> Figure
         axes.set_yscale("log")
         axes.set_xticks(n, labels=[str(k) for k in n])
         axes.set(
-            title=CASES[name].title, xlabel="network calls", ylabel="pairs that break the rule"
+            title=CASES[name].title.replace(", ", "\n", 1),
+            xlabel="network calls",
+            ylabel="pairs that break the rule",
         )
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)

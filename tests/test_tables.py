@@ -1,0 +1,369 @@
+"""Cost tables: shortest paths, exact identities, and what a table refuses."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from cases import KERNELS
+from ddm import Absorbing, CostTable, ForwardProcess, OptimalSteps, SamplingSchedule, Uniform
+from ddm.denoisers import ExactDenoiser, MeanDenoiser, times_like
+from ddm.noise import Cosine, LogLinear
+from ddm.samplers import (
+    Analytic,
+    CallCounter,
+    Euler,
+    KGillespie,
+    PredictorCorrector,
+    Sampler,
+    ThetaTrapezoidal,
+)
+from ddm.schedules import Optimised, keep_best, measure_step_costs, shortest_paths
+from ddm.schedules.step_cost import excess
+
+V, L = 3, 2
+
+
+def joint(seed=0):
+    """Return a random law of two tokens that mostly agree."""
+    weights = torch.rand(V, V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    weights = 0.2 * weights + torch.eye(V, dtype=torch.float64)
+    return weights / weights.sum()
+
+
+def denoiser_of(kernel, law=None):
+    """Return the exact denoiser of a law under log-linear noise."""
+    return ExactDenoiser(ForwardProcess(kernel, LogLinear()), joint() if law is None else law)
+
+
+def data(num, law=None, seed=0):
+    """Draw sequences from the law."""
+    law = joint() if law is None else law
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.multinomial(law.flatten(), num, replacement=True, generator=generator)
+    return torch.stack([index // V, index % V], 1)
+
+
+def exact_nats(sampler, denoiser, times):
+    """Return the exact mean costs of all steps, by enumeration of (x_0, x_t)."""
+    kernel, process = denoiser.process.kernel, denoiser.process
+    states = torch.tensor(list(itertools.product(range(kernel.num_states), repeat=L)))
+    x_0 = denoiser.sequences.repeat_interleave(len(states), 0)
+    x_t = states.repeat(V**L, 1)
+    law = denoiser.log_joint.exp().repeat_interleave(len(states))
+    nats = torch.zeros(len(times), len(times), dtype=torch.float64)
+    for i in range(1, len(times)):
+        rows = process.kernel.transition_from(x_0, process.noise.sigma(times[i]))
+        weight = rows.gather(-1, x_t[..., None]).squeeze(-1).prod(-1) * law
+        possible = weight > 0
+        p = denoiser(x_t[possible], times_like(times[i], x_t[possible]))
+        nats[i, :i] = (sampler.step_cost(p, x_0[possible], times[:i]) * weight[possible]).sum(-1)
+    return nats
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shortest_path_is_brute_force(seed):
+    """For every N the path is the best of all schedules on the grid."""
+    cost = np.random.default_rng(seed).random((7, 7))
+    cost[5, 1] = np.inf
+    values, paths = shortest_paths(cost, 6)
+    for n in range(1, 7):
+        every = [(6, *inner[::-1], 0) for inner in itertools.combinations(range(1, 6), n - 1)]
+        totals = [sum(cost[a, b] for a, b in itertools.pairwise(path)) for path in every]
+        assert values[n] == pytest.approx(min(totals), rel=1e-14)
+        assert tuple(paths[n]) == every[int(np.argmin(totals))]
+
+
+def test_shortest_path_refuses():
+    """More steps than cells, or none, are refused."""
+    for steps in (0, 3):
+        with pytest.raises(ValueError, match="`max_steps` must be between 1 and the 2 cells"):
+            shortest_paths(np.zeros((3, 3)), steps)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("sampler", [Analytic(), Euler()], ids=lambda s: type(s).__name__)
+def test_step_cost_is_a_divergence(kernel, sampler):
+    """Fast forms equal the divergence written out: KL( q(x_s | x_t, x_0) || law ).
+
+    The matrix exponential of a chain without detailed balance is good to 1e-9.
+    """
+    denoiser = denoiser_of(kernel)
+    x_0 = denoiser.sequences
+    s = torch.tensor([0.0, 0.05, 0.29], dtype=torch.float64)
+    x_t = denoiser.process.sample(x_0, torch.tensor(0.3, dtype=torch.float64))
+    prediction = denoiser(x_t, times_like(0.3, x_t))
+    expected = Sampler.step_cost(sampler, prediction, x_0, s)
+    torch.testing.assert_close(
+        sampler.step_cost(prediction, x_0, s), expected, rtol=1e-8, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+def test_path_divergence_is_the_sum_of_costs(kernel):
+    """KL of the skeleton's paths = sum of step costs + one constant, whatever the schedule.
+
+    With the exact denoiser, E log q(x_s | x_t) / prod law = sum of costs - sum of the information
+    that one x_0 adds; telescoping leaves a constant. Enumerated for schedules of 1 to 3 steps.
+    """
+    denoiser = denoiser_of(kernel)
+    process = denoiser.process
+    states = torch.tensor(list(itertools.product(range(kernel.num_states), repeat=L)))
+    data_law = torch.zeros(len(states), dtype=torch.float64)
+    index = denoiser.sequences @ torch.tensor([kernel.num_states, 1])
+    data_law[index] = denoiser.log_joint.exp()
+
+    def forward(sigma):
+        single = kernel.transition_from(torch.arange(kernel.num_states), sigma)
+        return torch.kron(single, single)
+
+    def path_divergence(times):
+        total = 0.0
+        for t, s in itertools.pairwise(times):
+            sigma_t, sigma_s = (process.noise.sigma(torch.tensor(u)) for u in (t, s))
+            sigma_t, sigma_s = sigma_t.double(), sigma_s.double()
+            both = (data_law @ forward(sigma_s))[:, None] * forward(sigma_t - sigma_s)  # (s, t)
+            at_t = both.sum(0)
+            live = at_t > 0
+            p = denoiser(states[live], times_like(t, states[live]))
+            law = Analytic().law([p], times_like(s, states[live]))
+            product = (law[:, 0, :, None] * law[:, 1, None, :]).flatten(1).T  # (s, t)
+            true = both[:, live] / at_t[live]
+            terms = torch.xlogy(true, true) - torch.xlogy(true, product)
+            total += float((terms.sum(0) * at_t[live]).sum())
+        return total
+
+    times = torch.tensor([0.0, 0.1, 0.35, 0.7, 1.0], dtype=torch.float64)
+    nats = exact_nats(Analytic(), denoiser, times)
+    constants = []
+    for path in ([4, 0], [4, 2, 0], [4, 1, 0], [4, 3, 1, 0]):
+        cost = sum(float(nats[a, b]) for a, b in itertools.pairwise(path))
+        constants.append(cost - path_divergence([float(times[k]) for k in path]))
+    assert np.ptp(constants) < 1e-6  # times pass through float32 on their way into `torch.tensor`
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+def test_excess_of_an_exact_denoiser(kernel):
+    """No step gains by being long: the excess is >= 0 and grows with the step."""
+    times = torch.linspace(0, 1, 9, dtype=torch.float64)
+    over = excess(exact_nats(Analytic(), denoiser_of(kernel), times))
+    assert over.min() > -1e-10
+    assert (over.diff(dim=1).tril(-2) < 1e-10).all()
+
+
+@pytest.mark.parametrize("kernel", [Absorbing(V), Uniform(V)], ids=lambda k: type(k).__name__)
+def test_measured_costs_are_the_exact_ones(kernel):
+    """Measured means lie within 6 standard errors of enumeration (false alarm below 1e-7)."""
+    denoiser, times = denoiser_of(kernel), torch.linspace(0, 1, 5, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    costs = measure_step_costs(denoiser, Analytic(), data(4000), times, generator=generator)
+    error = costs.nats.std(0) / len(costs.nats) ** 0.5
+    exact = exact_nats(Analytic(), denoiser, times)
+    assert ((costs.nats.mean(0) - exact).abs() <= 6 * error + 1e-12).all()
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Return a measured table."""
+    optimizer = OptimalSteps(num_times=24, pilot_times=8)
+    generator = torch.Generator().manual_seed(0)
+    return optimizer.table(denoiser_of(Uniform(V)), Analytic(), data(256), generator=generator)
+
+
+def test_table_is_consistent(table):
+    """Costs fall with N, no fixed shape is better, and N may exceed the grid."""
+    costs = [table.cost(n) for n in range(1, 60)]
+    assert (np.diff(costs[: table.num_cells]) < 1e-12).all()
+    assert table.cost(2 * table.num_cells) < table.cost(table.num_cells)
+    for n in (1, 2, 3, 5, 8, 16, 24, 100, 1000):
+        schedule = table.schedule(n)
+        assert schedule.num_steps == n
+        for shape in (SamplingSchedule.uniform(n), SamplingSchedule.cosine(n)):
+            assert table.evaluate(schedule.times) <= table.evaluate(shape.times) * (1 + 1e-9)
+    for n in (200, 1000):  # for short steps the cost tends to its asymptote
+        assert table.cost(n) == pytest.approx(table.asymptote / n, rel=0.05)
+
+
+def test_steps_for(table):
+    """It is the smallest number of steps on the grid that is enough, and grows beyond it."""
+    for target in (0.1, 0.05, 0.01, 0.003):
+        n = table.steps_for(target)
+        assert table.cost(n) <= target * 1.05
+        assert n == 1 or n > table.num_cells or table._paths[0][n - 1] > target
+    assert table.steps_for(1e-7) > table.num_cells
+    with pytest.raises(ValueError, match="`cost` must be positive, got 0"):
+        table.steps_for(0.0)
+
+
+def test_calls_and_determinism():
+    """A table costs pilot + grid calls per batch, all counted, and follows its generator."""
+    counter = CallCounter(denoiser_of(Uniform(V)))
+    optimizer = OptimalSteps(num_times=12, pilot_times=6, batch_size=16)
+
+    def build(seed):
+        return optimizer.table(
+            counter, Analytic(), data(32), generator=torch.Generator().manual_seed(seed)
+        )
+
+    first = build(0)
+    assert counter.num_calls == first.num_calls == 2 * (12 + 6)
+    assert np.array_equal(build(0).excess, first.excess)
+    assert not np.array_equal(build(1).excess, first.excess)
+
+
+def test_pieces_do_not_matter(monkeypatch):
+    """Costs are the same whether positions are treated at once or one by one."""
+    times = torch.linspace(0, 1, 5, dtype=torch.float64)
+    seen = []
+    for chunk in (2**22, 1):
+        monkeypatch.setattr("ddm.schedules.step_cost.CHUNK", chunk)
+        generator = torch.Generator().manual_seed(0)
+        denoiser = denoiser_of(Uniform(V))
+        costs = measure_step_costs(denoiser, Analytic(), data(16), times, generator=generator)
+        seen.append(costs.nats)
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [KGillespie(), PredictorCorrector(), ThetaTrapezoidal()],
+    ids=lambda s: type(s).__name__,
+)
+def test_samplers_without_a_law_of_one_step(sampler):
+    """They are judged by the analytic step, and the table remembers whom it is for."""
+    optimizer = OptimalSteps(num_times=8, pilot_times=4)
+    found = optimizer(denoiser_of(Absorbing(V)), sampler, data(32), [2])
+    assert type(sampler).__name__ in found.table.setting.sampler
+
+
+def test_round_trip(table, tmp_path):
+    """What is loaded is what was saved, to the last bit; a truncated file is refused."""
+    table.save(tmp_path / "table.json")
+    again = CostTable.load(tmp_path / "table.json")
+    for name in ("times", "excess", "standard_error", "held_out", "retention"):
+        assert np.array_equal(getattr(again, name), getattr(table, name))
+    assert again.schedule(5) == table.schedule(5)
+    assert list(tmp_path.iterdir()) == [tmp_path / "table.json"]
+    text = (tmp_path / "table.json").read_text()
+    (tmp_path / "table.json").write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        CostTable.load(tmp_path / "table.json")
+    SamplingSchedule.uniform(2).save(tmp_path / "schedule.json")
+    with pytest.raises(ValueError, match="must hold a cost table"):
+        CostTable.load(tmp_path / "schedule.json")
+    with pytest.raises(ValueError, match="must hold optimised schedules"):
+        Optimised.load(tmp_path / "schedule.json")
+
+
+@pytest.mark.parametrize(
+    ("process", "sampler", "name"),
+    [
+        (ForwardProcess(Absorbing(V), LogLinear()), Analytic(), "kernel"),
+        (ForwardProcess(Uniform(V + 1), LogLinear()), Analytic(), "kernel"),
+        (ForwardProcess(Uniform(V), Cosine()), Analytic(), "noise"),
+        (ForwardProcess(Uniform(V), LogLinear(1e-2)), Analytic(), "noise"),
+        (ForwardProcess(Uniform(V), LogLinear()), Euler(), "sampler"),
+    ],
+)
+def test_table_is_refused_elsewhere(table, process, sampler, name):
+    """A table is of no use for another kernel, noise or sampler, and says which differs."""
+    table.check(ForwardProcess(Uniform(V), LogLinear()), Analytic())
+    with pytest.raises(ValueError, match=f"`{name}` must be the one the cost table was measured"):
+        table.check(process, sampler)
+
+
+def test_keep_best(table):
+    """The guard returns the cheapest on held-out sequences, with all costs."""
+    candidates = {
+        "bad": SamplingSchedule((1.0, 0.99, 0.98, 0.0)),
+        "uniform": SamplingSchedule.uniform(3),
+        "new": table.schedule(3),
+    }
+    decision = keep_best(table, candidates)
+    assert decision.winner != "bad"
+    assert decision.schedule == candidates[decision.winner]
+    assert decision.costs[decision.winner] == min(decision.costs.values())
+    assert set(decision.costs) == set(candidates)
+
+
+def test_a_broken_network_is_named():
+    """NaN is refused with its time and count, before there is a table."""
+
+    class Broken(torch.nn.Module):
+        def forward(self, x_t, t):
+            logits = torch.zeros(*x_t.shape, V)
+            return logits.masked_fill((t < 0.5)[:, None, None], math.nan)
+
+    denoiser = MeanDenoiser(Broken(), ForwardProcess(Uniform(V), LogLinear()))
+    with pytest.raises(ValueError, match=r"got 48 NaN or infinite values of 48 at t = 0.0001"):
+        OptimalSteps().table(denoiser, Analytic(), data(8))
+
+
+def test_bad_arguments():
+    """Arguments out of range, few sequences and bad grids are refused by name."""
+    for arguments in ({"gamma": -1.0}, {"num_times": 3}, {"pilot_times": 1}):
+        with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be"):
+            OptimalSteps(**arguments)
+    with pytest.raises(ValueError, match="`x_0` must hold at least 8 sequences, got 5"):
+        OptimalSteps().table(denoiser_of(Uniform(V)), Analytic(), data(5))
+    for times in ([0.0, 0.5], [0.0, 0.6, 0.4, 1.0]):
+        with pytest.raises(ValueError, match="`times` must increase strictly from 0 to 1"):
+            measure_step_costs(denoiser_of(Uniform(V)), Analytic(), data(8), torch.tensor(times))
+
+
+def tokens_revealed(loss, num_steps):
+    """Return the optimal masked grid, in tokens revealed, of an exact loss curve."""
+    size = len(loss)
+    total = np.concatenate([[0.0], np.cumsum(loss[:-1])])
+    cost = np.zeros((size, size))
+    for p, q in itertools.combinations(range(size), 2):
+        cost[size - 1 - p, size - 1 - q] = (q - p) * loss[p] - (total[q] - total[p])
+    return (size - 1 - shortest_paths(cost, num_steps)[1][num_steps]).tolist()
+
+
+def binary_entropy(q):
+    """Return the entropy of a coin in nats."""
+    q = np.clip(q, 1e-300, 1.0)
+    return -(q * np.log(q) + (1 - q) * np.log(np.clip(1 - q, 1e-300, 1.0)))
+
+
+@pytest.mark.parametrize(("eta", "grid"), [(0.01, [0, 1, 2, 5, 128]), (0.30, [0, 6, 17, 40, 128])])
+def test_published_grids_of_the_noisy_repeated_bit(eta, grid):
+    """A hidden fair bit seen 128 times through noise eta, N = 4 (arXiv 2608.13520)."""
+    loss = []
+    for k in range(129):
+        ones = np.arange(k + 1)
+        given = [binom.pmf(ones, k, rate) for rate in (eta, 1 - eta)]
+        bit = given[1] / (given[0] + given[1])
+        next_one = bit * (1 - eta) + (1 - bit) * eta
+        loss.append(float(((given[0] + given[1]) / 2 * binary_entropy(next_one)).sum()))
+    assert tokens_revealed(np.array(loss), 4) == grid
+
+
+def test_published_grid_of_a_markov_chain():
+    """A binary chain of 64 tokens that flips with probability .1, N = 4 (same source)."""
+
+    def flip(gap):
+        return (1 - 0.8**gap) / 2
+
+    num = 64
+    loss = np.zeros(num + 1)
+    for i, k in itertools.product(range(num), range(num)):
+        for a, b in itertools.product(range(i + 1), range(num - i)):  # gaps to seen neighbours
+            used = (a or i) + (b or num - 1 - i)
+            rest, seen = num - 1 - used, k - (a > 0) - (b > 0)
+            if not 0 <= seen <= rest:
+                continue
+            weight = math.comb(rest, seen) / math.comb(num - 1, k)
+            if a and b:
+                p, q = flip(a), flip(b)
+                agree = p * q + (1 - p) * (1 - q)
+                value = agree * binary_entropy(p * q / agree)
+                value += (1 - agree) * binary_entropy(p * (1 - q) / (1 - agree))
+            else:
+                value = binary_entropy(flip(a or b)) if a or b else math.log(2)
+            loss[k] += weight * float(value) / num
+    assert tokens_revealed(loss, 4) == [0, 9, 21, 39, 64]
