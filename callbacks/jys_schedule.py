@@ -144,9 +144,14 @@ class JYSScheduleCallback(Callback):
         return found if found is not None else SamplingSchedule.uniform(num_steps)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Offer the schedules to the module."""
+        """Offer the schedules to the module, and log the settings."""
         if isinstance(pl_module, DiscreteDiffusion):
             pl_module.schedule_source = self.schedule
+        names = ("num_steps", "every_n_epochs", "every_n_steps", "num_samples", "smoothing", "seed")
+        settings = {f"schedule/{name}": str(getattr(self, name)) for name in names}
+        settings["schedule/optimizer"] = describe(self.optimizer)
+        for logger in trainer.loggers if stage == "fit" else ():
+            logger.log_hyperparams(settings)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the module has what the callback needs, before any training."""
@@ -156,11 +161,6 @@ class JYSScheduleCallback(Callback):
         """Start the clock; a resumed run does not repeat the update it was saved after."""
         self._last_update = trainer.global_step
         self._began, self._spent = time.monotonic(), 0.0
-        names = ("num_steps", "every_n_epochs", "every_n_steps", "num_samples", "smoothing", "seed")
-        settings = {f"schedule/{name}": str(getattr(self, name)) for name in names}
-        settings["schedule/optimizer"] = describe(self.optimizer)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(settings)
 
     def on_train_batch_end(
         self,
