@@ -5,6 +5,7 @@ from ddm.denoisers.denoiser import (
     MeanDenoiser,
     PosteriorDenoiser,
     ScoreDenoiser,
+    checked_call,
     times_like,
 )
 from ddm.denoisers.exact import ExactDenoiser, MarkovChainDenoiser
@@ -21,6 +22,7 @@ __all__ = [
     "PosteriorDenoiser",
     "Prediction",
     "ScoreDenoiser",
+    "checked_call",
     "chunks",
     "times_like",
 ]

@@ -117,6 +117,23 @@ class ScoreDenoiser(Denoiser):
         return LogRatio(self.process, output, x_t, t)
 
 
+def checked_call(denoiser: Denoiser, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> Prediction:
+    """Make one network call and refuse NaN and infinite outputs.
+
+    Raises:
+        ValueError: There are such outputs.
+    """
+    prediction: Prediction = denoiser(x_t, t)
+    wrong = prediction.num_invalid()
+    if wrong:
+        raise ValueError(
+            f"the network must return finite outputs, got {wrong} NaN or infinite values of "
+            f"{prediction.output.numel()} at t = {float(t.mean()):.4g}; lower the learning rate or "
+            "check the weights."
+        )
+    return prediction
+
+
 def times_like(t: float | Tensor, x: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
     """Return a time, or one per sequence, as float64 (B,) on the device of x."""
     return torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(x.shape[0])

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.denoisers import Denoiser, Prediction, chunks, times_like
+from ddm.denoisers import Denoiser, Prediction, checked_call, chunks, times_like
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 from ddm.samplers.reveal import mask_of
@@ -131,7 +131,7 @@ class KLUB:
         """Draw x_t and ask the network there: one network call for a whole search."""
         time = torch.tensor(t, dtype=torch.float64, device=x_0.device)
         x_t = denoiser.process.sample(x_0, time, generator)
-        prediction = predict(denoiser, x_t, times_like(time, x_0))
+        prediction = checked_call(denoiser, x_t, times_like(time, x_0))
         seed = draw_seed(x_0.device, generator)
         return Departure(denoiser, sampler, x_0, prediction, seed, torch.empty(0))
 
@@ -141,7 +141,7 @@ class KLUB:
         now, landing = torch.tensor([m, s], dtype=torch.float64, device=x_0.device)
         kept, noise = departure.prediction, departure.generator()
         x_m = self.coupling.draw(kept, departure.sampler, x_0, now, noise)
-        return self._sum(kept, predict(departure.denoiser, x_m, times_like(now, x_0)), landing)
+        return self._sum(kept, checked_call(departure.denoiser, x_m, times_like(now, x_0)), landing)
 
     def divergence(
         self, kept: Prediction, fresh: Prediction, s: Float[Tensor, "..."]
@@ -248,7 +248,7 @@ class RevealKLUB(TokenKLUB):
         """Draw an order and the state with t masks, and ask the network there: one call."""
         order = torch.rand(x_0.shape, generator=generator, dtype=torch.float64, device=x_0.device)
         x_t, time = _revealed(denoiser.process, order, x_0, t)
-        prediction = predict(denoiser, x_t, time)
+        prediction = checked_call(denoiser, x_t, time)
         seed = draw_seed(x_0.device, generator)
         return Departure(denoiser, sampler, x_0, prediction, seed, order)
 
@@ -259,7 +259,7 @@ class RevealKLUB(TokenKLUB):
         tokens = self.coupling.draw(kept, departure.sampler, x_0, end, departure.generator())
         x_m, time = _revealed(process, departure.order, tokens, m)
         landing = process.time_of_share(process.noised_share(time) * (s / m))
-        return self._sum(kept, predict(departure.denoiser, x_m, time), landing)
+        return self._sum(kept, checked_call(departure.denoiser, x_m, time), landing)
 
 
 def _revealed(
@@ -286,23 +286,6 @@ def kept_posterior(kept: Prediction, fresh: Prediction) -> Float[Tensor, "B L V"
     process = kept.process
     log_p = process.leave_one_out(kept.log_posterior(), kept.x_t, one_time(kept.t))
     return process.full_posterior(log_p, fresh.x_t, one_time(fresh.t)).exp()
-
-
-def predict(denoiser: Denoiser, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> Prediction:
-    """Make one network call and refuse NaN and infinite outputs.
-
-    Raises:
-        ValueError: There are such outputs.
-    """
-    prediction: Prediction = denoiser(x_t, t)
-    wrong = prediction.num_invalid()
-    if wrong:
-        raise ValueError(
-            f"the network must return finite outputs, got {wrong} NaN or infinite values of "
-            f"{prediction.output.numel()} at t = {float(t.mean()):.4g}; lower the learning rate or "
-            "check the weights."
-        )
-    return prediction
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
+from ddm.functional import gather_objects
 from ddm.kernels import Absorbing
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
@@ -161,7 +162,9 @@ def retention(
     cells = costs.nats.mean(0).diagonal(-1)
     below = torch.cat([torch.zeros(1, dtype=torch.float64), cells.cumsum(0)])
     information = below[-1] - below
-    noise = torch.stack([process.noise_entropy(x_0, t).mean().cpu() for t in costs.times])
+    mine = torch.stack([process.noise_entropy(x_0, t).mean().cpu() for t in costs.times])
+    # The costs are those of all processes, so the entropy must be, or their tables would differ.
+    noise = torch.stack(gather_objects(mine)).mean(0)
     return torch.where(noise > 0, information / (information + noise), 1.0)
 
 

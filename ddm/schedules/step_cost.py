@@ -12,7 +12,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser, chunks, times_like
+from ddm.denoisers import Denoiser, checked_call, chunks, times_like
 from ddm.functional import gather_objects
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
@@ -117,14 +117,7 @@ def _rows(
     zero = torch.zeros(len(x_0), size, dtype=torch.float64, device=x_0.device)
     yield zero
     for i in range(1, size):
-        prediction = denoiser(path[i - 1], times_like(times[i], x_0))
-        wrong = prediction.num_invalid()
-        if wrong:
-            raise ValueError(
-                f"the network must return finite outputs, got {wrong} NaN or infinite values of "
-                f"{prediction.output.numel()} at t = {float(times[i]):.4g}; lower the learning "
-                "rate or check the weights."
-            )
+        prediction = checked_call(denoiser, path[i - 1], times_like(times[i], x_0))
         row, first = zero.clone(), 0
         for (piece,) in chunks([prediction], CHUNK):
             width = piece.x_t.shape[1]
