@@ -172,11 +172,6 @@ class ForwardProcess(nn.Module):
         possible = torch.isfinite(log_likelihood)
         return torch.log_softmax(torch.where(possible, log_p - log_likelihood, -torch.inf), -1)
 
-    def noise_entropy(self, x_0: Int[Tensor, "B L"], t: Float[Tensor, ""]) -> Float[Tensor, " B"]:
-        """Return the entropy of x_t given x_0 in nats per sequence, float64; 0 for masks."""
-        sigma = self.noise.sigma(t.to(x_0.device))
-        return self.kernel.noise_entropy(sigma)[x_0].sum(-1)
-
     def prior_kl(self, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
         """Return KL( q(x_1 | x_0) || prior ) in nats per sequence, float64."""
         one = torch.ones((), dtype=torch.float64, device=x_0.device)

@@ -22,7 +22,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     tokens = (torch.randint(4, (64, 1)) + torch.arange(8)) % 4
     model = DiscreteDiffusion(
-        Gaussian(4),  # its noise has another entropy for every token: shards differ
+        Gaussian(4),  # errors are weighted by what all shards say of them, not a rank's own
         partial(MLP, length=8, dim=16, depth=1),
         length=8,
         optimizer=torch.optim.Adam,

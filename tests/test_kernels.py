@@ -193,16 +193,6 @@ def test_prior_divergence(kernel, sigma):
 
 
 @each_kernel
-@each_level
-def test_noise_entropy(kernel, sigma):
-    """The noise entropy is that of the rows of P(sigma), by brute force; masks have none."""
-    actual = kernel.noise_entropy(level(sigma))
-    rows = expm(kernel, sigma)[: kernel.vocab_size]
-    entropy = -torch.xlogy(rows, rows.clamp(min=1e-300)).sum(-1)
-    close(actual, torch.zeros_like(entropy) if isinstance(kernel, Absorbing) else entropy)
-
-
-@each_kernel
 @pytest.mark.parametrize("sigma", [0.0, 0.02, 0.7, 5.0])
 def test_sample(kernel, sigma):
     """Samples have the law P(sigma)[x, :] from every state x (chi-square at 1e-6)."""

@@ -261,17 +261,6 @@ def test_prior_kl(kernel, noise):
     close(actual, divergence[x_0].sum(-1))
 
 
-@each_kernel
-@each_noise
-def test_noise_entropy(kernel, noise):
-    """The noise entropy is H(x_t | x_0) summed over positions; 0 for absorbing."""
-    process, t = ForwardProcess(kernel, noise), at(0.3)[0]
-    x_0 = sequences(kernel.vocab_size, LENGTH)
-    rows = expm(kernel, noise.sigma(t))
-    entropy = -torch.xlogy(rows, rows).sum(-1) * (not isinstance(kernel, Absorbing))
-    close(process.noise_entropy(x_0, t), entropy[x_0].sum(-1))
-
-
 @each_noise
 def test_noised_share(noise):
     """The noised share is the masked share 1 - exp(-sigma), and `time_of_share` inverts it.

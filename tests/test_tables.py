@@ -8,8 +8,17 @@ import pytest
 import torch
 from scipy.stats import binom
 
+import exact
 from cases import KERNELS
-from ddm import Absorbing, CostTable, ForwardProcess, OptimalSteps, SamplingSchedule, Uniform
+from ddm import (
+    Absorbing,
+    CostTable,
+    ForwardProcess,
+    Gaussian,
+    OptimalSteps,
+    SamplingSchedule,
+    Uniform,
+)
 from ddm.denoisers import ExactDenoiser, MeanDenoiser, times_like
 from ddm.noise import Cosine, LogLinear
 from ddm.samplers import (
@@ -19,10 +28,17 @@ from ddm.samplers import (
     KGillespie,
     PredictorCorrector,
     Sampler,
+    TauLeaping,
     ThetaTrapezoidal,
 )
-from ddm.schedules import Optimised, keep_best, measure_step_costs, shortest_paths
-from ddm.schedules.step_cost import excess
+from ddm.schedules import (
+    Optimised,
+    keep_best,
+    loss_curve_costs,
+    measure_step_costs,
+    shortest_paths,
+)
+from ddm.schedules.step_cost import excess, judged
 
 V, L = 3, 2
 
@@ -161,8 +177,8 @@ def test_measured_costs_are_the_exact_ones(kernel):
     generator = torch.Generator().manual_seed(0)
     costs = measure_step_costs(denoiser, Analytic(), data(4000), times, generator=generator)
     error = costs.nats.std(0) / len(costs.nats) ** 0.5
-    exact = exact_nats(Analytic(), denoiser, times)
-    assert ((costs.nats.mean(0) - exact).abs() <= 6 * error + 1e-12).all()
+    expected = exact_nats(Analytic(), denoiser, times)
+    assert ((costs.nats.mean(0) - expected).abs() <= 6 * error + 1e-12).all()
 
 
 @pytest.fixture(scope="module")
@@ -314,14 +330,20 @@ def test_bad_arguments():
             measure_step_costs(denoiser_of(Uniform(V)), Analytic(), data(8), torch.tensor(times))
 
 
-def tokens_revealed(loss, num_steps):
+def tokens_revealed(curve, num_steps):
     """Return the optimal masked grid, in tokens revealed, of an exact loss curve."""
-    size = len(loss)
-    total = np.concatenate([[0.0], np.cumsum(loss[:-1])])
-    cost = np.zeros((size, size))
-    for p, q in itertools.combinations(range(size), 2):
-        cost[size - 1 - p, size - 1 - q] = (q - p) * loss[p] - (total[q] - total[p])
-    return (size - 1 - shortest_paths(cost, num_steps)[1][num_steps]).tolist()
+    paths = shortest_paths(loss_curve_costs(np.array(curve)), num_steps)[1]
+    return (len(curve) - paths[num_steps]).tolist()
+
+
+def test_loss_curve_costs_written_out():
+    """`Gamma(p, q) = (q - p) L(p) - sum of L` for every pair, and a flat curve costs nothing."""
+    curve = np.random.default_rng(0).random(5)
+    cost = loss_curve_costs(curve)
+    for p, q in itertools.combinations(range(6), 2):
+        expected = (q - p) * curve[p] - curve[p:q].sum()
+        assert cost[5 - p, 5 - q] == pytest.approx(expected, abs=1e-14)
+    assert abs(loss_curve_costs(np.ones(5))).max() < 1e-14
 
 
 def binary_entropy(q):
@@ -334,13 +356,13 @@ def binary_entropy(q):
 def test_published_grids_of_the_noisy_repeated_bit(eta, grid):
     """A hidden fair bit seen 128 times through noise eta, N = 4 (arXiv 2608.13520)."""
     loss = []
-    for k in range(129):
+    for k in range(128):
         ones = np.arange(k + 1)
         given = [binom.pmf(ones, k, rate) for rate in (eta, 1 - eta)]
         bit = given[1] / (given[0] + given[1])
         next_one = bit * (1 - eta) + (1 - bit) * eta
         loss.append(float(((given[0] + given[1]) / 2 * binary_entropy(next_one)).sum()))
-    assert tokens_revealed(np.array(loss), 4) == grid
+    assert tokens_revealed(loss, 4) == grid
 
 
 def test_published_grid_of_a_markov_chain():
@@ -350,7 +372,7 @@ def test_published_grid_of_a_markov_chain():
         return (1 - 0.8**gap) / 2
 
     num = 64
-    loss = np.zeros(num + 1)
+    loss = np.zeros(num)
     for i, k in itertools.product(range(num), range(num)):
         for a, b in itertools.product(range(i + 1), range(num - i)):  # gaps to seen neighbours
             used = (a or i) + (b or num - 1 - i)
@@ -367,3 +389,49 @@ def test_published_grid_of_a_markov_chain():
                 value = binary_entropy(flip(a or b)) if a or b else math.log(2)
             loss[k] += weight * float(value) / num
     assert tokens_revealed(loss, 4) == [0, 9, 21, 39, 64]
+
+
+def test_published_grid_of_parity_checks():
+    """64 bits under 32 random parity checks (XORSAT, alpha = .5), N = 4 (same source).
+
+    A token is a random linear form of 32 free bits: it is new, worth log 2, unless it lies in the
+    span of the k revealed ones, whose dimension is a Markov chain.
+    """
+    free, num = 32, 64
+    new = 1 - 2.0 ** (np.arange(free + 1) - free)  # by the dimension of the span
+    dimension, loss = np.eye(free + 1)[0], []
+    for _ in range(num):
+        loss.append(float(dimension @ new) * math.log(2))
+        dimension = dimension * (1 - new) + np.append(0.0, (dimension * new)[:-1])
+    assert tokens_revealed(loss, 4) == [0, 32, 34, 38, 64]
+
+
+@pytest.mark.parametrize("kernel", [Uniform(V), Gaussian(V)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("sampler", [Euler(), TauLeaping()], ids=lambda s: type(s).__name__)
+def test_laws_of_frozen_rates(kernel, sampler):
+    """Their tables are finite, and their schedules beat uniform ones by exact terminal KL."""
+    law = torch.lerp(torch.full((V, V), 1 / V**2), torch.eye(V) / V, 0.9).double()
+    law = law / law.sum()
+    denoiser, generator = denoiser_of(kernel, law), torch.Generator().manual_seed(0)
+    optimizer = OptimalSteps(num_times=24, pilot_times=12)
+    table = optimizer.table(denoiser, sampler, data(256, law), generator=generator)
+    assert np.isfinite(table.excess).all()
+    for n in (3, 4):
+        optimal, uniform = (
+            exact.kl(law, exact.sample_law(sampler, denoiser, schedule.times, L))
+            for schedule in (table.schedule(n), SamplingSchedule.uniform(n))
+        )
+        assert optimal < 0.9 * uniform
+
+
+def test_judged():
+    """Closed forms are left alone, correctors are judged by their predictor, laws are hedged."""
+    analytic, euler = Analytic(), Euler()
+    assert judged(analytic) is analytic
+    assert judged(PredictorCorrector(analytic)) is analytic
+    assert judged(PredictorCorrector(euler)).sampler is euler
+    x_t = torch.zeros(1, L, dtype=torch.int64)
+    prediction = denoiser_of(Uniform(V))(x_t, times_like(0.9, x_t))
+    s = times_like(0.2, x_t)
+    mixed = (euler.law([prediction], s) + analytic.law([prediction], s)) / 2
+    torch.testing.assert_close(judged(euler).law([prediction], s), mixed)

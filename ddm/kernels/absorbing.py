@@ -76,10 +76,6 @@ class Absorbing(Kernel):
         """
         return torch.zeros(self.vocab_size, dtype=sigma.dtype, device=sigma.device)
 
-    def noise_entropy(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
-        """Return zero: given which positions are masked, x_s holds nothing but data."""
-        return torch.zeros(self.vocab_size, dtype=sigma.dtype, device=sigma.device)
-
     def bridge_divergence(
         self,
         tilted: Float[Tensor, "B L K"],

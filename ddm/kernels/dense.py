@@ -128,11 +128,6 @@ class DenseKernel(Kernel):
         which = torch.arange(sigma.numel(), device=x.device).reshape(sigma.shape)
         return rows[which, x].to(sigma.dtype)
 
-    def noise_entropy(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
-        """Return the entropies of the rows of P(sigma)."""
-        p = self.transition(sigma)
-        return -torch.xlogy(p, p).sum(-1).to(sigma.dtype)
-
     def bridge_divergence(
         self,
         tilted: Float[Tensor, "B L K"],

@@ -74,14 +74,6 @@ class Kernel(nn.Module, ABC):
     def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
         """Return KL( P(sigma)[x_0, :] || prior ) in nats for every data token x_0."""
 
-    @abstractmethod
-    def noise_entropy(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
-        """Return the entropy of the rows P(sigma)[x_0, :] in nats, for every data token x_0.
-
-        What x_s says beyond x_0. Zero where it is known which tokens are noise: a mask is
-        no wrong token that later steps could repair.
-        """
-
     def bridge_divergence(
         self,
         tilted: Float[Tensor, "B L K"],

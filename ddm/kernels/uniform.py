@@ -68,13 +68,6 @@ class Uniform(Kernel):
         kl = own * torch.log1p(own * v - 1.0) + (v - 1) * other * torch.log1p(-torch.exp(-sigma))
         return kl.expand(self.vocab_size)
 
-    def noise_entropy(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
-        """Return the same closed form for every token."""
-        other = -torch.expm1(-sigma) / self.num_states
-        own = torch.exp(-sigma) + other
-        entropy = -torch.xlogy(own, own) - (self.num_states - 1) * torch.xlogy(other, other)
-        return entropy.expand(self.vocab_size)
-
     def bridge_divergence(
         self,
         tilted: Float[Tensor, "B L K"],

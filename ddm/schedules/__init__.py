@@ -10,7 +10,7 @@ from ddm.schedules.optimal_steps import OptimalSteps
 from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
 from ddm.schedules.schedule import SamplingSchedule
 from ddm.schedules.shortest_path import shortest_paths
-from ddm.schedules.step_cost import StepCosts, measure_step_costs
+from ddm.schedules.step_cost import StepCosts, loss_curve_costs, measure_step_costs
 
 __all__ = [
     "KLUB",
@@ -33,6 +33,7 @@ __all__ = [
     "TokenKLUB",
     "golden_section",
     "keep_best",
+    "loss_curve_costs",
     "measure_step_costs",
     "shortest_paths",
 ]

@@ -24,6 +24,9 @@ from ddm.schedules.schedule import (
 )
 from ddm.schedules.shortest_path import shortest_paths
 
+FORBIDDEN = 1e30
+"""The root of the cost of a step that must not be taken."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -122,7 +125,7 @@ class CostTable:
         """Optimal density of times `sqrt(w kappa)` in every cell, (M,)."""
         widths = np.diff(self.times)
         cells = np.maximum(self.excess.diagonal(-1), 0.0)
-        weights = (self.weights[1:] + self.weights[:-1]) / 2
+        weights = np.sqrt(self.weights[1:] * self.weights[:-1])
         return np.sqrt(weights * cells) / widths
 
     @property
@@ -136,9 +139,13 @@ class CostTable:
         return shortest_paths(steps, min(self.num_cells, 256))
 
     def evaluate(self, times: Sequence[float], *, held_out: bool = False) -> float:
-        """Return the cost J of any schedule, on the grid or off it, weighted nats per sequence."""
+        """Return the cost J of any schedule, on the grid or off it, weighted nats per sequence.
+
+        Infinite if a step is next to one that is forbidden, that is of infinite cost.
+        """
         t = check_times(list(times)).numpy()
-        return float(self._steps(t[:-1], t[1:], held_out=held_out).sum())
+        cost = float(self._steps(t[:-1], t[1:], held_out=held_out).sum())
+        return cost if cost < FORBIDDEN else math.inf
 
     def schedule(self, num_steps: int) -> SamplingSchedule:
         """Return the best schedule with N steps, for any N >= 1."""
@@ -307,7 +314,8 @@ def _signed_roots(excess: np.ndarray) -> np.ndarray:
     For short steps `sqrt(E) = sqrt(kappa) (t - s)`, so this function of (t, s) is smooth across
     the diagonal and bilinear interpolation of it is exact to second order.
     """
-    root = np.sqrt(np.maximum(np.tril(excess, -1), 0.0))
+    # Finite, so that interpolation and refinement compute with it and keep away.
+    root = np.minimum(np.sqrt(np.maximum(np.tril(excess, -1), 0.0)), FORBIDDEN)
     return np.asarray(root - root.T)
 
 
@@ -322,16 +330,19 @@ def describe(thing: object) -> str:
     return f"{type(thing).__name__}({', '.join(parts)})"
 
 
-def residuals(times: torch.Tensor, excess: torch.Tensor) -> torch.Tensor:
+def residuals(times: torch.Tensor, merged: torch.Tensor) -> torch.Tensor:
     """Return what every cell still costs against infinitely many steps, (M,).
 
     Merging the cells of widths h_1 and h_2 next to a time costs `2 kappa h_1 h_2`, which measures
     kappa there; a cell costs `kappa h^2` with the mean kappa of its ends.
+
+    Args:
+        times: Increasing grid, (M + 1,).
+        merged: What it costs to merge the two cells next to every inner time, (M - 1,).
     """
     widths = times.diff()
-    merged = excess[2:, :-2].diagonal().clamp(min=0.0)
     if len(merged) == 0:
         return torch.zeros_like(widths)
-    kappa = merged / (2 * widths[1:] * widths[:-1])
+    kappa = merged.clamp(min=0.0) / (2 * widths[1:] * widths[:-1])
     ends = torch.cat([kappa[:1], kappa, kappa[-1:]])
     return (ends[1:] + ends[:-1]) / 2 * widths**2

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser, checked_call, chunks, times_like
+from ddm.denoisers import Denoiser, Prediction, checked_call, chunks, times_like
 from ddm.functional import gather_objects
+from ddm.kernels import Absorbing, DenseKernel, Kernel
 from ddm.process import ForwardProcess
-from ddm.samplers import Sampler
+from ddm.samplers import Analytic, PredictorCorrector, Sampler
 from ddm.samplers.sampler import CHUNK
+
+HEDGE = 0.5
+"""Share of the analytic law that another law is mixed with, see `Hedged`."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +31,72 @@ class StepCosts:
     Attributes:
         times: Increasing grid from 0 to 1, (M + 1,).
         nats: `nats[b, i, j]` for j < i, nats per sequence, else 0; (B, M + 1, M + 1).
+        analytic: What the steps i + 1 -> i and i + 1 -> i - 1 cost with the analytic law, the
+            latter 0 for i = 0; (B, M, 2).
+        errors: See `blind_errors`, for the step i + 1 -> i, (B, M, 2).
         num_calls: Network calls made, M per batch of sequences.
     """
 
     times: Float[Tensor, " T"]
     nats: Float[Tensor, "B T T"]
+    analytic: Float[Tensor, "B M 2"]
+    errors: Float[Tensor, "B M 2"]
     num_calls: int
 
+    def part(self, which: slice) -> StepCosts:
+        """Return the costs of some of the sequences."""
+        return replace(
+            self, nats=self.nats[which], analytic=self.analytic[which], errors=self.errors[which]
+        )
 
-def excess(nats: Float[Tensor, "*B T T"]) -> Float[Tensor, "*B T T"]:
-    """Return `C(i -> j)` minus the cost of taking every cell between i and j.
+
+class Hedged(Sampler):
+    """A sampler whose law is mixed with the analytic one, to judge it by.
+
+    With rates frozen over a long step a token may have no chance to stay where it is, or one of
+    e^-80. The divergence is then infinite, for every schedule of a few steps, and ranks none of
+    them. Most of it does not matter: at t = 1 the state that a token leaves is noise. The
+    divergence of the mixture, as in the Jensen-Shannon divergence, is at most log(1 / HEDGE)
+    nats per token above the analytic law's; a small share would let it rule the schedule.
+
+    Args:
+        sampler: The sampler to judge.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def law(
+        self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L K"]:
+        """Return the mixture."""
+        return torch.lerp(self.sampler.law(predictions, s), predictions[-1].bridge(s), HEDGE)
+
+
+def judged(sampler: Sampler) -> Sampler:
+    """Return the sampler that states what a step of `sampler` costs, without infinite costs."""
+    if isinstance(sampler, PredictorCorrector):
+        return judged(sampler.predictor)
+    by_its_law = type(sampler).step_cost is Sampler.step_cost
+    return Hedged(sampler) if by_its_law else sampler
+
+
+def excess(
+    nats: Float[Tensor, "*B T T"], cells: Float[Tensor, "*B M"] | None = None
+) -> Float[Tensor, "*B T T"]:
+    """Return `C(i -> j)` minus the analytic cost of taking every cell between i and j.
 
     What a step loses against its own refinement on the grid: >= 0 in the mean and, for an exact
     denoiser and the analytic sampler on a fine grid, the conditional total correlation that the
-    step destroys.
+    step destroys. Other samplers also lose by the law of single tokens; on a fine grid they all
+    become the analytic one.
+
+    Args:
+        nats: Costs of all steps.
+        cells: Costs of the cells with the analytic law; by default those of `nats`.
     """
-    cells = nats.diagonal(-1, -2, -1)  # the steps i + 1 -> i
+    if cells is None:
+        cells = nats.diagonal(-1, -2, -1)  # the steps i + 1 -> i
     level = torch.cat([torch.zeros_like(cells[..., :1]), cells.cumsum(-1)], -1)
     return nats - (level[..., :, None] - level[..., None, :]).tril(-1)
 
@@ -85,23 +140,25 @@ def measure_step_costs(
     bar: tqdm[Any] = tqdm(
         total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
     )
-    mine: list[Tensor] = []
+    mine: list[tuple[Tensor, Tensor, Tensor]] = []
     failure: ValueError | None = None
     try:
         with torch.no_grad(), bar:
             for batch in batches:
                 path = denoiser.process.sample_path(batch, times[1:], generator)
-                rows = _rows(denoiser, sampler, batch, path, times, bar)
-                mine.append(torch.stack(list(rows), 1).cpu())
+                rows = zip(*_rows(denoiser, sampler, batch, path, times, bar), strict=True)
+                nats, analytic, errors = (torch.stack(row, 1).cpu() for row in rows)
+                mine.append((torch.nn.functional.pad(nats, (0, 0, 1, 0)), analytic, errors))
     except ValueError as error:
         # One process that gives up must not leave the others waiting for its costs.
         failure = error
-    parts: list[Tensor] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for theirs, their_failure in gather_objects((mine, failure)):
         if their_failure is not None:
             raise their_failure
         parts += theirs
-    return StepCosts(times.cpu(), torch.cat(parts), len(batches) * (len(times) - 1))
+    nats, analytic, errors = (torch.cat(part) for part in zip(*parts, strict=True))
+    return StepCosts(times.cpu(), nats, analytic, errors, len(batches) * (len(times) - 1))
 
 
 def _rows(
@@ -111,21 +168,56 @@ def _rows(
     path: Tensor,
     times: Tensor,
     bar: tqdm[Any],
-) -> Iterator[Tensor]:
-    """Yield the costs of all steps down from t_i, (B, M + 1), for i = 0, 1, ..., M."""
-    size = len(times)
-    zero = torch.zeros(len(x_0), size, dtype=torch.float64, device=x_0.device)
-    yield zero
-    for i in range(1, size):
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield nats (B, M + 1), analytic (B, 2) and errors (B, 2) of the steps from t_1, t_2, ...."""
+    sampler = judged(sampler)
+    for i in range(1, len(times)):
         prediction = checked_call(denoiser, path[i - 1], times_like(times[i], x_0))
-        row, first = zero.clone(), 0
+        row = torch.zeros(len(x_0), len(times), dtype=torch.float64, device=x_0.device)
+        analytic, errors, first = row[:, :2].clone(), row[:, :2].clone(), 0
         for (piece,) in chunks([prediction], CHUNK):
-            width = piece.x_t.shape[1]
+            p, width = piece.double(), piece.x_t.shape[1]
             target = x_0[:, first : first + width]
-            row[:, :i] += sampler.step_cost(piece.double(), target, times[:i]).T
+            row[:, :i] += sampler.step_cost(p, target, times[:i]).T
+            near = times[max(0, i - 2) : i].flip(0)  # one cell below, two cells below
+            analytic[:, : len(near)] += Analytic().step_cost(p, target, near).T
+            errors += blind_errors(p, times[i - 1])
             first += width
         bar.update()
-        yield row
+        yield row, analytic, errors
+
+
+def blind_errors(prediction: Prediction, s: Float[Tensor, ""]) -> Float[Tensor, "B 2"]:
+    r"""Return how wrong a token is that was drawn blindly, before and after a step down to s.
+
+    Blindly means from the kernel's prior, in a context x_t that is right. Wrong means the total
+    variation distance to what the context says of the token, summed over positions. Zeros where
+    masks tell what is noise: no token that was revealed is ever repaired.
+
+    No network call: `p(x_0^i | x_t without i)` is the leave-one-out posterior.
+    """
+    p, process, kernel = prediction, prediction.process, prediction.process.kernel
+    if isinstance(kernel, Absorbing):
+        return torch.zeros(len(p.x_t), 2, dtype=torch.float64, device=p.x_t.device)
+    sigma_t, sigma_s = process.noise.sigma(p.t[0]), process.noise.sigma(s)
+    context = process.leave_one_out(p.log_posterior(), p.x_t, p.t).exp()
+    now, then = kernel.evolve(context, sigma_t), kernel.evolve(context, sigma_s)
+    # States that the context rules out are lost in rounding; no token is drawn there.
+    prior = kernel.prior().to(now.device)
+    blind = torch.where(now > 1e-12, prior, 0.0)
+    blind = blind / blind.sum(-1, keepdim=True)
+    ratio = torch.where(now > 1e-12, blind / now, 0.0)
+    after = then * _expectation(kernel, ratio, sigma_t - sigma_s)
+    after = after / after.sum(-1, keepdim=True)
+    return torch.stack([(blind - now).abs().sum((1, 2)), (after - then).abs().sum((1, 2))], -1)
+
+
+def _expectation(kernel: Kernel, f: Tensor, sigma: Tensor) -> Tensor:
+    """Return E[f(y)] for y drawn from P(sigma)[x, :], for every state x."""
+    if isinstance(kernel, DenseKernel):
+        return f @ kernel.transition(sigma).mT
+    prior = kernel.prior().to(f.device)  # detailed balance: pi(x) P[x, y] = pi(y) P[y, x]
+    return kernel.evolve(f * prior, sigma) / prior
 
 
 def monotone_costs(process: ForwardProcess, costs: StepCosts) -> Float[Tensor, "T T"]:
@@ -145,3 +237,29 @@ def monotone_costs(process: ForwardProcess, costs: StepCosts) -> Float[Tensor, "
     curve = isotonic_regression(curves.mean(0).numpy(), weights=weights.numpy()).x
     g = torch.cat([torch.zeros(1, dtype=torch.float64), torch.from_numpy(curve.copy())])
     return ((share[:, None] - share[None, :]) * g[:, None]).tril(-1)
+
+
+def loss_curve_costs(curve: Float[np.ndarray, " L"]) -> Float[np.ndarray, "T T"]:
+    r"""Return what it costs to reveal several tokens at once, from the exact curve of the data.
+
+    `Gamma(p, q) = (q - p) L(p) - sum_{p <= k < q} L(k)` nats for the step from p to q revealed
+    tokens. `shortest_paths` on it gives the optimal numbers of tokens to reveal at every step.
+
+    References:
+        Optimal inference schedules for masked diffusion models (Chen et al., 2025),
+        https://arxiv.org/abs/2511.04647.
+
+    Args:
+        curve: L(k), the mean entropy in nats of a masked token given k revealed ones, all at random
+            positions; for every k from 0 to one less than the length.
+
+    Returns:
+        `cost[i, j]` of the step from i masked tokens down to j < i, (L + 1, L + 1).
+    """
+    revealed = len(curve) - np.arange(len(curve) + 1)
+    level = np.append(0.0, np.cumsum(curve))[revealed]
+    own = np.append(curve, 0.0)[revealed]
+    cost = (revealed[None, :] - revealed[:, None]) * own[:, None] - (
+        level[None, :] - level[:, None]
+    )
+    return np.tril(cost, -1)
