@@ -38,6 +38,7 @@ from ddm.schedules import (
     measure_step_costs,
     shortest_paths,
 )
+from ddm.schedules.cost_table import Setting
 from ddm.schedules.step_cost import excess, judged
 
 V, L = 3, 2
@@ -352,9 +353,8 @@ def binary_entropy(q):
     return -(q * np.log(q) + (1 - q) * np.log(np.clip(1 - q, 1e-300, 1.0)))
 
 
-@pytest.mark.parametrize(("eta", "grid"), [(0.01, [0, 1, 2, 5, 128]), (0.30, [0, 6, 17, 40, 128])])
-def test_published_grids_of_the_noisy_repeated_bit(eta, grid):
-    """A hidden fair bit seen 128 times through noise eta, N = 4 (arXiv 2608.13520)."""
+def noisy_repeated_bit(eta):
+    """Return the loss curve of a hidden fair bit seen 128 times through noise eta."""
     loss = []
     for k in range(128):
         ones = np.arange(k + 1)
@@ -362,7 +362,44 @@ def test_published_grids_of_the_noisy_repeated_bit(eta, grid):
         bit = given[1] / (given[0] + given[1])
         next_one = bit * (1 - eta) + (1 - bit) * eta
         loss.append(float(((given[0] + given[1]) / 2 * binary_entropy(next_one)).sum()))
-    assert tokens_revealed(loss, 4) == grid
+    return np.array(loss)
+
+
+@pytest.mark.parametrize(("eta", "grid"), [(0.01, [0, 1, 2, 5, 128]), (0.30, [0, 6, 17, 40, 128])])
+def test_published_grids_of_the_noisy_repeated_bit(eta, grid):
+    """The best numbers of tokens to reveal in N = 4 steps (arXiv 2608.13520)."""
+    assert tokens_revealed(noisy_repeated_bit(eta), 4) == grid
+
+
+@pytest.mark.parametrize(("eta", "ratio"), [(0.01, 4.51), (0.30, 2.16), (0.45, 1.65)])
+def test_published_ratios_of_the_noisy_repeated_bit(eta, ratio):
+    """Equal steps in the logit of the revealed share cost so much more than the best (same source).
+
+    Every token is revealed with probability u, from u = 1 / 128 to 127 / 128. The published numbers
+    are limits for many steps; on 1,000 cells they are met to the digits that were printed.
+    """
+    loss, size = noisy_repeated_bit(eta), 128
+    times = np.linspace(0.0, 1.0, 1001)
+    shown = 1 / (1 + np.exp(-math.log(size - 1) * (1 - 2 * times)))  # t = 1: nearly all are masked
+    seen = np.arange(size)
+    now = binom.pmf(seen, size - 1, shown[:, None]) @ loss  # of a masked token, nats
+    spent = binom.sf(seen, size, shown[:, None]) @ loss  # of all that are shown: d spent = d now du
+    step = size * (shown[None, :] - shown[:, None]) * now[:, None]
+    cost = np.tril(step - (spent[None, :] - spent[:, None]), -1)
+    table = CostTable(
+        times=times,
+        excess=cost,
+        standard_error=np.zeros_like(cost),
+        held_out=cost,
+        retention=np.ones_like(times),
+        gamma=0.0,
+        setting=Setting("", "", ""),
+        num_samples=0,
+        num_held_out=0,
+        num_calls=0,
+    )
+    one_block = 1000 * table.evaluate(SamplingSchedule.uniform(1000).times)
+    assert one_block / table.asymptote == pytest.approx(ratio, abs=0.005)
 
 
 def test_published_grid_of_a_markov_chain():
