@@ -108,3 +108,59 @@ def test_demo(tmp_path, capsys, scripts):
     for name in ("checkpoint", "schedules", "samples", "plots"):
         line = next(row for row in printed.splitlines() if row.startswith(name))
         assert list(Path(line.split()[-1]).parent.glob(Path(line.split()[-1]).name)), line
+
+
+@pytest.fixture
+def benchmarks():
+    """Make the folder of the benchmarks importable, as it is for each of them."""
+    sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))
+    yield
+    sys.path.remove(str(ROOT / "scripts" / "benchmarks"))
+
+
+def test_regret_is_small(benchmarks):
+    """On a few joints the schedules stay within the bounds of the whole study, all exact."""
+    from regret import DEFAULT, KERNELS, NEAR, ORDINARY, joints, study, summary
+
+    names = ("soft parity, beta = 1.0", "CountDown, V = 4, L = 3, smoothing 0.01")
+    laws = {name: joints()[name] for name in names}
+    rows = list(study(laws, list(KERNELS), (2, 3)))
+    for row in rows:
+        assert 0 < row["best"] <= min(row["nats"].values()) * (1 + 1e-12)
+    for kernel, groups in summary(rows).items():
+        median, worst = groups[ORDINARY][DEFAULT]
+        assert median <= (0.03 if kernel == "absorbing" else 0.05)
+        assert worst <= (0.10 if kernel == "absorbing" else 0.15)
+        assert groups[NEAR][DEFAULT][1] <= 0.35
+
+
+def test_regret_knows_the_law_of_the_samples(benchmarks):
+    """Its costs and its propagated law are those of the library's sampler, written out."""
+    import torch
+    from regret import Enumerated, ExactSteps
+
+    import exact
+    from ddm import Absorbing, Uniform
+    from ddm.samplers import Analytic
+
+    joint = exact.random_joint(3, 2)
+    for kernel in (Absorbing(3), Uniform(3)):
+        world = Enumerated(kernel, joint)
+        times = (1.0, 0.6, 0.2, 0.0)
+        law = exact.sample_law(Analytic(), world.denoiser, times, 2)
+        expected = exact.kl(joint, law)
+        assert world.divergence(world.start(), times) == pytest.approx(expected, rel=1e-9)
+        marginal = exact.marginal(world.process, joint, 0.4)
+        torch.testing.assert_close(world.marginal(0.4), marginal)
+        grid = torch.tensor([0.0, 0.3, 0.7, 1.0], dtype=torch.float64)
+        nats = ExactSteps(world).measure(None, Analytic(), None, grid).nats[0]
+        x_0 = world.denoiser.sequences
+        t, s = float(grid[2]), grid[:1]
+        both = exact.joint_of_times(world.process, joint, 0.0, t)
+        total = 0.0
+        for index, row in enumerate(exact.index_of(x_0, kernel.num_states)):
+            live = both[row] > 0
+            p = world.denoiser(world.states[live], exact.at(t, int(live.sum())))
+            cost = Analytic().step_cost(p, x_0[index].expand(int(live.sum()), -1), s)[0]
+            total += float(cost @ both[row][live])
+        assert float(nats[2, 0]) == pytest.approx(total, rel=1e-9)

@@ -41,10 +41,11 @@ class Case:
     num_steps: tuple[int, ...]
 
 
-def discretised_gaussian(vocab_size: int) -> DenseKernel:
-    """Return the symmetric kernel `exp(-(i - j)^2 / (2 w^2))`, w = V / 10, largest exit rate 4."""
+def discretised_gaussian(vocab_size: int, width: float | None = None) -> DenseKernel:
+    """Return the kernel `exp(-(i - j)^2 / (2 width^2))`, V / 10 by default; largest exit rate 4."""
+    width = vocab_size / 10 if width is None else width
     i = torch.arange(vocab_size, dtype=torch.float64)
-    rate = torch.exp(-((i[:, None] - i) ** 2) / (2 * (vocab_size / 10) ** 2)).fill_diagonal_(0)
+    rate = torch.exp(-((i[:, None] - i) ** 2) / (2 * width**2)).fill_diagonal_(0)
     rate *= 4 / rate.sum(-1).max()
     return DenseKernel(rate - torch.diag(rate.sum(-1)), ordinal=True)
 
