@@ -178,9 +178,13 @@ def _rows(
         for (piece,) in chunks([prediction], CHUNK):
             p, width = piece.double(), piece.x_t.shape[1]
             target = x_0[:, first : first + width]
-            row[:, :i] += sampler.step_cost(p, target, times[:i]).T
-            near = times[max(0, i - 2) : i].flip(0)  # one cell below, two cells below
-            analytic[:, : len(near)] += Analytic().step_cost(p, target, near).T
+            cost = sampler.step_cost(p, target, times[:i]).T
+            row[:, :i] += cost
+            if isinstance(sampler, Analytic):
+                near = cost[:, -2:].flip(1)  # one cell below, two cells below
+            else:
+                near = Analytic().step_cost(p, target, times[max(0, i - 2) : i].flip(0)).T
+            analytic[:, : near.shape[1]] += near
             errors += blind_errors(p, times[i - 1])
             first += width
         bar.update()
