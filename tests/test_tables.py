@@ -182,6 +182,22 @@ def test_measured_costs_are_the_exact_ones(kernel):
     assert ((costs.nats.mean(0) - expected).abs() <= 6 * error + 1e-12).all()
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+def test_analytic_costs_beside_others(kernel):
+    """Whatever the sampler, `analytic` holds the analytic costs of one and of two cells."""
+    times, denoiser = torch.linspace(0, 1, 5, dtype=torch.float64), denoiser_of(kernel)
+    own, other = (
+        measure_step_costs(
+            denoiser, sampler, data(16), times, generator=torch.Generator().manual_seed(0)
+        )
+        for sampler in (Analytic(), Euler())
+    )
+    torch.testing.assert_close(other.analytic, own.analytic, rtol=1e-12, atol=1e-12)
+    assert torch.equal(own.analytic[..., 0], own.nats.diagonal(-1, 1, 2))
+    assert torch.equal(own.analytic[:, 1:, 1], own.nats.diagonal(-2, 1, 2))
+    assert (own.analytic[:, 0, 1] == 0).all()
+
+
 @pytest.fixture(scope="module")
 def table():
     """Return a measured table."""
