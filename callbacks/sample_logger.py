@@ -1,37 +1,36 @@
-"""Samples during training: their metrics, their text and a picture of their tokens."""
+"""Samples during training: their metrics, and what people look at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from ddm.backbones.base import require_at_least
+from ddm.datamodules import SequenceDataModule
 from ddm.module import DiscreteDiffusion
+from ddm.pictures import token_figure
 from ddm.schedules import SamplingSchedule
 
 
 class SampleLogger(Callback):
-    """Draw samples at validation and log their metrics, their text and a picture of their tokens.
+    """Draw samples at validation, log their metrics and show them in TensorBoard.
 
     The metrics are those of the data module's `metrics()`, under the names `samples/METRIC_N` for N
-    steps, so that a `ModelCheckpoint` can monitor them. Samples are drawn with the module's
-    current schedules and, where these are not uniform, also with uniform ones, under
+    steps, so that a `ModelCheckpoint` can monitor them. Samples are drawn with the module's current
+    schedules and, where these are not uniform, also with uniform ones, under
     `samples/METRIC_N_uniform`; from the averaged weights where `EMAWeightAveraging` keeps them,
-    always from the same noise and without touching the global random state. Every process draws
-    its share. It costs N network calls per schedule.
+    always from the same noise and without touching the global random state. Where the data module
+    asks for conditional generation (`prompt_length`) they continue validation sequences. Every
+    process draws its share. It costs N network calls per schedule.
 
     Args:
         num_samples: Number of samples per schedule, over all processes.
         num_steps: Numbers N of sampling steps.
         every_n_epochs: Draw in the validation of every n-th epoch.
-        num_shown: Number of samples that are logged as text and in the picture.
+        num_shown: Number of samples that are shown.
         seed: Seed of the noise.
     """
 
@@ -91,39 +90,31 @@ class SampleLogger(Callback):
         generator = torch.Generator(module.device).manual_seed(
             self.seed + 1_000_003 * trainer.global_rank
         )
-        tokens = module.sample(share, schedule, generator=generator).tokens
         data = trainer.datamodule  # type: ignore[attr-defined]
-        for key, metric in (data.metrics() if hasattr(data, "metrics") else {}).items():
-            metric = metric.to(module.device)
-            metric.update(tokens)
-            # `compute` has already gathered the states of all processes.
-            module.log(f"samples/{key}_{name}", metric.compute().float(), batch_size=1)
+        if not isinstance(data, SequenceDataModule):
+            data = None
+        prompt = mask = reference = None
+        if data is not None:
+            held_out = data.val_tokens
+            rows = (torch.arange(share) + share * trainer.global_rank) % len(held_out)
+            reference = held_out[rows].long().to(module.device)
+            if data.prompt_length:
+                prompt, mask = reference, data.prompt_mask.to(module.device).expand(share, -1)
+        tokens = module.sample(
+            share, schedule, prompt=prompt, prompt_mask=mask, generator=generator
+        ).tokens
+        if data is not None and reference is not None:
+            for key, value in data.measure(tokens, reference).items():
+                # The values are those of all processes already.
+                module.log(f"samples/{key}_{name}", value.float(), batch_size=1)
         shown = tokens[: self.num_shown].cpu()
         if not trainer.is_global_zero or len(shown) == 0:
             return
+        step, title = trainer.global_step, f"samples/{name}_steps"
         for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):
-                continue
-            step, title = trainer.global_step, f"samples/{name}_steps"
-            figure = token_figure(shown, module.process.kernel.vocab_size)
-            logger.experiment.add_figure(title, figure, step)
-            if hasattr(data, "decode"):
-                # Indented by four: markdown shows it as it is.
-                lines = [line for text in data.decode(shown) for line in (*text.splitlines(), "")]
-                logger.experiment.add_text(title, "\n".join(f"    {line}" for line in lines), step)
-
-
-def token_figure(tokens: Int[Tensor, "B L"], vocab_size: int) -> Figure:
-    """Return a heat map of tokens, one sequence per row, outside of pyplot's global state."""
-    num, length = tokens.shape
-    width = min(16.0, max(4.0, length / 12))
-    figure = Figure(figsize=(width, min(12.0, max(1.5, num / 5 + 0.8))), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(
-        tokens.cpu().numpy(), aspect="auto", interpolation="nearest", vmin=0, vmax=vocab_size - 1
-    )
-    axes.set_xlabel("position")
-    axes.set_ylabel("sample")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, label="token")
-    return figure
+            if isinstance(logger, TensorBoardLogger):
+                if data is not None:
+                    data.log_samples(logger.experiment, title, shown, step)
+                else:
+                    figure = token_figure(shown, module.process.kernel.vocab_size)
+                    logger.experiment.add_figure(title, figure, step)

@@ -1,13 +1,18 @@
 """Token sequences held in memory, and the loaders that every data module shares."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
-from torchmetrics import Metric
+from torch.utils.tensorboard import SummaryWriter
+from torchmetrics import Metric, MetricCollection
+
+from ddm.pictures import token_figure
 
 Batch = dict[str, Tensor]
 
@@ -49,10 +54,17 @@ class SequenceDataModule(LightningDataModule, ABC):
         batch_size: The number of sequences of a batch, in each process.
         num_workers: The number of processes that load batches; 0 is fastest for data in memory.
         seed: The seed of the order of the training sequences.
+
+    Attributes:
+        vocab_size: The number V of tokens.
+        length: The number L of tokens of a sequence.
+        prompt_length: The number of first tokens that are given in conditional generation; samples
+            then continue held-out sequences.
     """
 
     vocab_size: int
     length: int
+    prompt_length: int = 0
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int) -> None:
         super().__init__()
@@ -83,7 +95,42 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """Return new metrics of generated samples, updated with tokens of shape (B, L)."""
+        """Return new metrics of generated samples.
+
+        Their `update` takes `tokens`, (B, L), and may take `reference`, the held-out sequences that
+        the samples stand beside one by one, (B, L).
+        """
+
+    def measure(
+        self, tokens: Int[Tensor, "B L"], reference: Int[Tensor, "B L"]
+    ) -> dict[str, Tensor]:
+        """Return the values of all metrics, over the samples of all processes."""
+        # A collection hands `reference` to those alone that take it.
+        metrics = MetricCollection(dict(self.metrics()), compute_groups=False).to(tokens.device)
+        metrics.update(tokens=tokens, reference=reference.to(tokens.device))
+        return metrics.compute()
+
+    @property
+    def prompt_mask(self) -> Bool[Tensor, " L"]:
+        """The positions that are given in conditional generation, with shape (L,)."""
+        return torch.arange(self.length) < self.prompt_length
+
+    def log_samples(
+        self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
+    ) -> None:
+        """Show samples in TensorBoard: by default a picture of the tokens, and their text."""
+        writer.add_figure(title, token_figure(tokens, self.vocab_size), step)
+        lines = [line for text in self.decode(tokens) for line in (*text.splitlines(), "")]
+        # Indented by four: markdown shows it as it is.
+        writer.add_text(title, "\n".join(f"    {line}" for line in lines), step)
+
+    def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
+        """Write samples for people to look at: by default as text and as a picture of the tokens.
+
+        Returns:
+            The files written.
+        """
+        return save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled batches of training sequences; the last, smaller one is dropped.
@@ -130,6 +177,17 @@ class SequenceDataModule(LightningDataModule, ABC):
             drop_last=sampler is not None,
             persistent_workers=self.num_workers > 0,
         )
+
+
+def save_as_text(
+    texts: Sequence[str], tokens: Int[Tensor, "B L"], vocab_size: int, folder: Path
+) -> list[Path]:
+    """Write `samples.txt` and a picture of the tokens, `samples.png`; return the paths."""
+    paths = [folder / "samples.txt", folder / "samples.png"]
+    rule = "\n" + 72 * "-" + "\n" if any("\n" in text for text in texts) else "\n"
+    paths[0].write_text(rule.join(texts) + "\n", encoding="utf-8")
+    token_figure(tokens[:64], vocab_size).savefig(paths[1], dpi=150)
+    return paths
 
 
 def require_at_least(least: int, **arguments: int) -> None:

@@ -1,6 +1,7 @@
 """Draw samples from a checkpoint: `python scripts/sample.py CHECKPOINT --num-steps 32`.
 
-Writes `samples.txt`, `samples.npz` (tokens and times) and `samples.png` (a picture of the tokens).
+Writes what the data module makes of samples (text, images, MIDI), and `samples.npz` with tokens and
+times. Where the data ask for conditional generation, samples continue test sequences.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddm.callbacks import token_figure
 from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
+from ddm.datamodules import SequenceDataModule
+from ddm.datamodules.sequences import save_as_text
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimised, SamplingSchedule
 from ddm.schedules.schedule import read_json
@@ -96,24 +98,39 @@ def encode_prompt(
     return prompt, torch.arange(module.length)[None] < len(tokens)
 
 
-def decode(tokens: Tensor, data: LightningDataModule | None) -> list[str]:
-    """Return every sequence as text, or as numbers without a data module that decodes."""
-    as_text = getattr(data, "decode", None)
-    if as_text is not None:
-        return as_text(tokens)
-    return [" ".join(map(str, row)) for row in tokens.tolist()]
-
-
 def write(
-    out: Path, tokens: Tensor, texts: list[str], schedule: SamplingSchedule, vocab_size: int
+    out: Path,
+    tokens: Tensor,
+    schedule: SamplingSchedule,
+    data: LightningDataModule | None,
+    vocab_size: int,
 ) -> list[Path]:
-    """Write the samples as text, numbers and picture; return the paths."""
-    paths = [out / f"samples.{suffix}" for suffix in ("txt", "npz", "png")]
-    rule = "\n" + 72 * "-" + "\n" if any("\n" in text for text in texts) else "\n"
-    paths[0].write_text(rule.join(texts) + "\n")
-    np.savez_compressed(paths[1], tokens=tokens.numpy(), times=np.array(schedule.times))
-    token_figure(tokens[:64], vocab_size).savefig(paths[2], dpi=150)
-    return paths
+    """Write the samples for people and, as numbers, for programs; return the paths."""
+    if isinstance(data, SequenceDataModule):
+        paths = data.save_samples(tokens, out)
+    else:
+        numbers = [" ".join(map(str, row)) for row in tokens.tolist()]
+        paths = save_as_text(numbers, tokens, vocab_size, out)
+    numbers_path = out / "samples.npz"
+    np.savez_compressed(numbers_path, tokens=tokens.numpy(), times=np.array(schedule.times))
+    return [*paths, numbers_path]
+
+
+def prompts(
+    text: str | None,
+    num_samples: int,
+    module: DiscreteDiffusion,
+    data: LightningDataModule | None,
+) -> tuple[Tensor, Tensor] | None:
+    """Return the tokens that the samples keep (M, L) and the mask that marks them, if any."""
+    if text:
+        prompt, mask = encode_prompt(text, module, data)
+        return prompt.expand(num_samples, -1), mask.expand(num_samples, -1)
+    if isinstance(data, SequenceDataModule) and data.prompt_length:
+        held_out = data.test_tokens
+        rows = torch.arange(num_samples) % len(held_out)
+        return held_out[rows].long(), data.prompt_mask.expand(num_samples, -1)
+    return None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -147,7 +164,7 @@ def main(args: Sequence[str] | None = None) -> list[Path]:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
         schedule = load_schedule(options.checkpoint, options.num_steps, options.schedule)
         module, data = load_model(options.checkpoint), load_data(options.checkpoint)
-        prompt = encode_prompt(options.prompt, module, data) if options.prompt else None
+        given = prompts(options.prompt, options.num_samples, module, data)
         options.out.mkdir(parents=True, exist_ok=True)
         module = module.to(device)
     except (ValueError, OSError, RuntimeError) as error:
@@ -157,21 +174,21 @@ def main(args: Sequence[str] | None = None) -> list[Path]:
     batches, num_calls, begin = [], 0, time.monotonic()
     for first in range(0, options.num_samples, options.batch_size):
         num = min(options.batch_size, options.num_samples - first)
+        rows = slice(first, first + num)
         samples = module.sample(
             num,
             schedule,
-            prompt=None if prompt is None else prompt[0].expand(num, -1).to(device),
-            prompt_mask=None if prompt is None else prompt[1].expand(num, -1).to(device),
+            prompt=None if given is None else given[0][rows].to(device),
+            prompt_mask=None if given is None else given[1][rows].to(device),
             generator=generator,
             progress=True,
         )
         batches.append(samples.tokens.cpu())
         num_calls += samples.num_calls
     seconds, tokens = time.monotonic() - begin, torch.cat(batches)
-    texts = decode(tokens, data)
-    vocab_size = module.process.kernel.vocab_size
-    paths = write(options.out, tokens, texts, schedule, vocab_size)
-    print(texts[0])
+    paths = write(options.out, tokens, schedule, data, module.process.kernel.vocab_size)
+    if isinstance(data, SequenceDataModule):
+        print(data.decode(tokens[:1])[0])
     print(
         f"{len(tokens)} samples, {schedule.num_steps} steps ({schedule.source} schedule), "
         f"{num_calls} network calls for {len(batches)} batch(es), {seconds:.1f} s"

@@ -253,7 +253,7 @@ def test_sample(checkpoint: Path, optimised: Path, tmp_path: Path, capsys) -> No
         ("b", ["--num-steps=3", "--prompt=3 2"]),
         ("c", ["--num-steps=3", "--schedule=uniform", "--seed=1"]),
     ):
-        text, numbers, picture = main([*common, f"--out={tmp_path / out}", *further])
+        text, picture, numbers = main([*common, f"--out={tmp_path / out}", *further])
         content = np.load(numbers)
         tokens.append(content["tokens"])
         assert len(content["times"]) == 4
