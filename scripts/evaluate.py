@@ -1,0 +1,240 @@
+"""Measure a checkpoint with several schedules: `python scripts/evaluate.py CKPT --num-steps 4 8`.
+
+Draws samples for every schedule, number of steps and seed, from the same initial noise for all
+schedules, and measures them with the metrics of the data. Writes `evaluation.json` after every
+cell, so that an interrupted evaluation goes on where it stopped, then `evaluation.csv` and one plot
+per metric.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddm.callbacks.jys_schedule import schedules_beside
+from ddm.checkpoint import load_data, load_model
+from ddm.datamodules import SequenceDataModule
+from ddm.module import DiscreteDiffusion
+from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised, SamplingSchedule
+from ddm.schedules.schedule import read_json, write_json
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+from tqdm.auto import tqdm
+
+SCHEDULES = ("uniform", "cosine", "jys", "optimal")
+Cells = dict[str, dict[str, dict[str, float]]]
+"""Metric values by "schedule/num_steps" and seed."""
+
+
+def find_schedules(
+    names: Sequence[str],
+    num_steps: Sequence[int],
+    module: DiscreteDiffusion,
+    data: SequenceDataModule,
+    checkpoint: Path,
+    num_sequences: int,
+) -> dict[str, dict[int, SamplingSchedule]]:
+    """Return the schedules by name and number of steps; only `jys` and `optimal` call the network.
+
+    The optimal ones are those that training has left beside the checkpoint, if it has.
+    """
+    x_0 = data.train_tokens[:num_sequences].long().to(module.device)
+    beside = schedules_beside(checkpoint)
+    found: dict[str, dict[int, SamplingSchedule]] = {}
+    for name in names:
+        generator = torch.Generator(module.device).manual_seed(0)
+        if name == "uniform":
+            found[name] = {n: SamplingSchedule.uniform(n) for n in num_steps}
+            continue
+        if name == "cosine":
+            found[name] = {n: SamplingSchedule.cosine(n) for n in num_steps}
+            continue
+        kept = Optimised.load(beside) if name == "optimal" and beside.is_file() else None
+        schedules = {} if kept is None else {n: kept.schedule(n) for n in num_steps}
+        if None in schedules.values() or not schedules:
+            optimizer = OptimalSteps() if name == "optimal" else JumpYourSteps()
+            result = optimizer(
+                module.denoiser, module.sampler, x_0, num_steps, generator=generator, progress=True
+            )
+            found[name] = result.schedules
+        else:
+            found[name] = {n: s for n, s in schedules.items() if s is not None}
+    return found
+
+
+def measure(
+    module: DiscreteDiffusion,
+    data: SequenceDataModule,
+    schedule: SamplingSchedule,
+    num_samples: int,
+    seed: int,
+    batch_size: int,
+) -> dict[str, float]:
+    """Draw samples, beside held-out sequences, and return the values of the data's metrics."""
+    generator = torch.Generator(module.device).manual_seed(seed)
+    held_out = data.test_tokens
+    reference = held_out[torch.arange(num_samples) % len(held_out)].long().to(module.device)
+    mask = data.prompt_mask.to(module.device) if data.prompt_length else None
+    batches = [
+        module.sample(
+            len(rows),
+            schedule,
+            prompt=None if mask is None else rows,
+            prompt_mask=None if mask is None else mask.expand(len(rows), -1),
+            generator=generator,
+        ).tokens
+        for rows in reference.split(batch_size)
+    ]
+    values = data.measure(torch.cat(batches), reference)
+    return {name: float(value) for name, value in values.items()}
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean over seeds and half the width of its 95 % interval (Student's t)."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, math.nan
+    return mean, float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+
+
+def summarise(cells: Cells) -> list[dict[str, Any]]:
+    """Return one row per metric, schedule and N, with the paired difference to uniform."""
+    rows: list[dict[str, Any]] = []
+    for key, seeds in cells.items():
+        schedule, n = key.split("/")
+        for metric in next(iter(seeds.values())):
+            values = [seeds[seed][metric] for seed in seeds]
+            mean, half = interval(values)
+            row = {"metric": metric, "schedule": schedule, "num_steps": int(n)}
+            row |= {"mean": mean, "half_width_95": half}
+            uniform = cells.get(f"uniform/{n}")
+            if uniform is not None:
+                difference = [seeds[s][metric] - uniform[s][metric] for s in seeds if s in uniform]
+                row["minus_uniform"], row["minus_uniform_half_width_95"] = interval(difference)
+            rows.append(row)
+    return sorted(rows, key=lambda row: (row["metric"], row["num_steps"]))
+
+
+def draw(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """Draw one metric against the number of steps, a line with error bars per schedule."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    mine = [row for row in rows if row["metric"] == metric]
+    for name in dict.fromkeys(row["schedule"] for row in mine):
+        line = [row for row in mine if row["schedule"] == name]
+        steps, means = [row["num_steps"] for row in line], [row["mean"] for row in line]
+        bars = np.nan_to_num([row["half_width_95"] for row in line])
+        axes.errorbar(steps, means, bars, marker=".", capsize=2, label=name)
+    axes.set_xscale("log", base=2)
+    steps = sorted({row["num_steps"] for row in mine})
+    axes.set_xticks(steps, labels=[str(n) for n in steps])
+    axes.set(xlabel="sampling steps", ylabel=metric)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="checkpoint written by scripts/train.py")
+    add("--num-steps", type=int, nargs="+", default=[4, 8, 16, 32], help="numbers of steps")
+    add("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES), help="default: all")
+    add("--num-samples", type=int, default=256, help="samples per cell (default: 256)")
+    add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    add("--num-sequences", type=int, default=512, help="to find schedules with (default: 512)")
+    add("--batch-size", type=int, default=64, help="samples drawn at once (default: 64)")
+    add("--out", type=Path, help="folder to write to (default: `evaluation` in the run's folder)")
+    add("--device", help="default: cuda if there is one, else cpu")
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> Cells:
+    """Run the command line; return the values of all cells."""
+    parser = make_parser()
+    options = parser.parse_args(args)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    out = options.out or options.checkpoint.parents[1] / "evaluation"
+    path = out / "evaluation.json"
+    try:  # all that can be wrong, before the first network call
+        for name in ("num_samples", "seeds", "num_sequences", "batch_size"):
+            if getattr(options, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
+        if min(options.num_steps) < 1:
+            raise ValueError(f"`num_steps` must be at least 1, got {min(options.num_steps)}.")
+        module, data = load_model(options.checkpoint).to(device), load_data(options.checkpoint)
+        if not isinstance(data, SequenceDataModule):
+            raise ValueError(
+                f"`checkpoint` must say what data it was trained on, but '{options.checkpoint}' "
+                "does not; train it with scripts/train.py."
+            )
+        data.prepare_data()
+        data.setup("test")
+        setting = {
+            "checkpoint": str(options.checkpoint.resolve()),
+            "modified": options.checkpoint.stat().st_mtime,
+            "num_samples": options.num_samples,
+            "num_sequences": options.num_sequences,
+            "batch_size": options.batch_size,
+        }
+        content = read_json(path) if path.is_file() else {"setting": setting, "cells": {}}
+        if content.get("setting") != setting:
+            raise ValueError(
+                f"`out` must be a folder without results of another evaluation, but '{path}' was "
+                f"made with {content.get('setting')}, not {setting}; name another folder."
+            )
+        out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        parser.error(str(error))
+
+    cells: Cells = content["cells"]
+    missing = [
+        (name, n, seed)
+        for seed in range(options.seeds)
+        for n in options.num_steps
+        for name in options.schedules
+        if str(seed) not in cells.get(f"{name}/{n}", {})
+    ]
+    if missing:
+        names, num_steps = options.schedules, options.num_steps
+        found = find_schedules(
+            names, num_steps, module, data, options.checkpoint, options.num_sequences
+        )
+    for name, n, seed in (bar := tqdm(missing, desc="cells")):
+        bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
+        values = measure(
+            module, data, found[name][n], options.num_samples, seed, options.batch_size
+        )
+        cells.setdefault(f"{name}/{n}", {})[str(seed)] = values
+        write_json(path, content)
+
+    rows = summarise(cells)
+    columns = dict.fromkeys(column for row in rows for column in row)
+    with (out / "evaluation.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
+    shown = list(dict.fromkeys(row["schedule"] for row in rows))
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        draw(rows, metric).savefig(out / f"{metric}.png", dpi=120)
+        print(f"\n{metric}: mean ± half of the 95 % interval over {options.seeds} seed(s)")
+        print(f"{'N':>4s}", *(f"{name:>19s}" for name in shown))
+        table = {(r["num_steps"], r["schedule"]): r for r in rows if r["metric"] == metric}
+        for n in sorted({n for n, _ in table}):
+            line = [table.get((n, name)) for name in shown]
+            cell = (f"{r['mean']:9.4f} ± {r['half_width_95']:.4f}" if r else "" for r in line)
+            print(f"{n:4d}", *(f"{text:>19s}" for text in cell))
+    print("\nwritten:", path, out / "evaluation.csv", f"{out}/*.png")
+    return cells
+
+
+if __name__ == "__main__":
+    main()
