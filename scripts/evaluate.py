@@ -2,8 +2,8 @@
 
 Draws samples for every schedule, number of steps and seed, from the same initial noise for all
 schedules, and measures them with the metrics of the data. Writes `evaluation.json` after every
-cell, so that an interrupted evaluation goes on where it stopped, then `evaluation.csv` and one plot
-per metric.
+cell, so that an interrupted evaluation goes on where it stopped, then `evaluation.csv` and plots of
+the metrics and of the schedules.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised, SamplingSchedule
+from ddm.schedules.plots import plot_schedules
 from ddm.schedules.schedule import read_json, write_json
 
 import numpy as np
@@ -122,6 +123,14 @@ def summarise(cells: Cells) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["metric"], row["num_steps"]))
 
 
+def show(row: Mapping[str, Any] | None) -> str:
+    """Return a cell of the printed table; one seed has no interval."""
+    if row is None:
+        return ""
+    half = row["half_width_95"]
+    return f"{row['mean']:.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
+
+
 def draw(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """Draw one metric against the number of steps, a line with error bars per schedule."""
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -208,6 +217,9 @@ def main(args: Sequence[str] | None = None) -> Cells:
         found = find_schedules(
             names, num_steps, module, data, options.checkpoint, options.num_sequences
         )
+        for n in num_steps:
+            figure = plot_schedules({name: found[name][n] for name in names})
+            figure.savefig(out / f"schedules_{n}_steps.png", dpi=120)
     for name, n, seed in (bar := tqdm(missing, desc="cells")):
         bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
         values = measure(
@@ -225,13 +237,12 @@ def main(args: Sequence[str] | None = None) -> Cells:
     shown = list(dict.fromkeys(row["schedule"] for row in rows))
     for metric in dict.fromkeys(row["metric"] for row in rows):
         draw(rows, metric).savefig(out / f"{metric}.png", dpi=120)
-        print(f"\n{metric}: mean ± half of the 95 % interval over {options.seeds} seed(s)")
+        print(f"\n{metric} (mean ± half of the 95 % interval, {options.seeds} seed(s))")
         print(f"{'N':>4s}", *(f"{name:>19s}" for name in shown))
         table = {(r["num_steps"], r["schedule"]): r for r in rows if r["metric"] == metric}
         for n in sorted({n for n, _ in table}):
             line = [table.get((n, name)) for name in shown]
-            cell = (f"{r['mean']:9.4f} ± {r['half_width_95']:.4f}" if r else "" for r in line)
-            print(f"{n:4d}", *(f"{text:>19s}" for text in cell))
+            print(f"{n:4d}", *(f"{show(row):>19s}" for row in line))
     print("\nwritten:", path, out / "evaluation.csv", f"{out}/*.png")
     return cells
 

@@ -1,11 +1,14 @@
 """The scripts around a trained checkpoint: optimise schedules, and the demo."""
 
+import csv
+import math
 import sys
 from pathlib import Path
 
 import pytest
 
 from ddm.schedules import Optimised
+from ddm.schedules.schedule import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -96,14 +99,78 @@ def test_missing_checkpoint(tmp_path, capsys, scripts):
     assert "`checkpoint` must be a file" in capsys.readouterr().err
 
 
+EVALUATION = ["--num-steps", "2", "4", "--num-samples=16", "--seeds=2", "--num-sequences=16"]
+
+
+def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
+    """All cells are measured, written and printed; what is there is not measured again."""
+    import evaluate
+
+    arguments = [str(checkpoint), *EVALUATION, f"--out={tmp_path}"]
+    cells = evaluate.main(arguments)
+    assert set(cells) == {f"{name}/{n}" for name in evaluate.SCHEDULES for n in (2, 4)}
+    assert all(set(seeds) == {"0", "1"} for seeds in cells.values())
+    printed = capsys.readouterr().out
+    assert "countdown_error" in printed
+    assert str(tmp_path / "evaluation.json") in printed
+    with (tmp_path / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 2  # metrics, schedules, numbers of steps
+    for row in rows:
+        if row["schedule"] == "uniform":
+            assert float(row["minus_uniform"]) == 0
+    assert (tmp_path / "countdown_error.png").exists()
+
+    calls = []
+    again = evaluate.measure
+
+    def counted(*args):
+        calls.append(args)
+        return again(*args)
+
+    monkeypatch.setattr(evaluate, "measure", counted)
+    content = read_json(tmp_path / "evaluation.json")
+    lost = content["cells"]["jys/4"].pop("1")
+    write_json(tmp_path / "evaluation.json", content)
+    assert evaluate.main(arguments)["jys/4"]["1"] == lost
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-samples=0"], "`num_samples` must be at least 1, got 0"),
+        (["--num-steps", "0"], "`num_steps` must be at least 1, got 0"),
+        (["--num-samples=8"], "`out` must be a folder without results of another evaluation"),
+    ],
+)
+def test_evaluate_refuses(checkpoint, tmp_path, capsys, arguments, message):
+    """Bad arguments end the program before any network call; no result is overwritten."""
+    from evaluate import main
+
+    write_json(tmp_path / "evaluation.json", {"setting": {"num_samples": 16}, "cells": {}})
+    with pytest.raises(SystemExit):
+        main([str(checkpoint), f"--out={tmp_path}", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_intervals(scripts):
+    """The interval over seeds is Student's: for 1, 2, 3 it is 2 +- 4.3027 / sqrt(3)."""
+    from evaluate import interval
+
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+    assert math.isnan(interval([1.0])[1])
+
+
 def test_demo(tmp_path, capsys, scripts):
     """The demo trains, compares four schedules at three N, and says where everything is."""
     from demo import main
 
-    errors = main([f"--out={tmp_path}", "--num-samples=64", *SMALL, "--trainer.max_epochs=4"])
-    assert set(errors) == {"uniform", "cosine", "JYS", "optimal"}
-    assert all(set(row) == {4, 8, 16} for row in errors.values())
-    assert all(0 <= value <= 1 for row in errors.values() for value in row.values())
+    cells = main([f"--out={tmp_path}", "--num-samples=64", *SMALL, "--trainer.max_epochs=4"])
+    assert len(cells) == 4 * 3  # schedules, numbers of steps
+    assert all(0 <= seeds["0"]["countdown_error"] <= 1 for seeds in cells.values())
     printed = capsys.readouterr().out
     for name in ("checkpoint", "schedules", "samples", "plots"):
         line = next(row for row in printed.splitlines() if row.startswith(name))
