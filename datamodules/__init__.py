@@ -2,14 +2,25 @@
 
 from ddm.datamodules.countdown import CountDown, chain_entropy, countdown_chain, sample_chain
 from ddm.datamodules.sequences import SequenceDataModule, TokenSequences
-from ddm.datamodules.text import CharacterVocabulary, Text, trigram_sample
+from ddm.datamodules.text import Text, trigram_sample
+from ddm.datamodules.vocabularies import (
+    BPE,
+    CharacterVocabulary,
+    GPT2Vocabulary,
+    Text8Vocabulary,
+    Vocabulary,
+)
 
 __all__ = [
+    "BPE",
     "CharacterVocabulary",
     "CountDown",
+    "GPT2Vocabulary",
     "SequenceDataModule",
     "Text",
+    "Text8Vocabulary",
     "TokenSequences",
+    "Vocabulary",
     "chain_entropy",
     "countdown_chain",
     "sample_chain",

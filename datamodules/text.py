@@ -1,6 +1,8 @@
-"""Text as sequences of characters, from files or from Python's own documentation."""
+"""Windows of the tokens of a text, from files or from Python's own documentation."""
 
+import gzip
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,62 +14,17 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least
+from ddm.datamodules.vocabularies import CharacterVocabulary, Vocabulary
 from ddm.metrics import DistinctN, UnigramEntropy, WordShare, split_words
-
-_UNKNOWN = 0xFFFD  # the replacement character, which is not a letter
-
-
-class CharacterVocabulary:
-    """The sorted characters of a text; the token of a character is its place among them.
-
-    Args:
-        text: Any text that holds every character needed.
-    """
-
-    def __init__(self, text: str) -> None:
-        if not text:
-            raise ValueError("`text` must hold at least one character, got ''; pass a real text.")
-        self.characters = "".join(sorted(set(text)))
-
-    def __len__(self) -> int:
-        return len(self.characters)
-
-    def encode(self, text: str) -> Int[Tensor, " L"]:
-        """Return the tokens of a text, of type int64, with shape (L,).
-
-        Raises:
-            ValueError: If the text holds a character that the vocabulary lacks.
-        """
-        known = _code_points(self.characters)
-        points = _code_points(text)
-        tokens = np.searchsorted(known, points)
-        # A character above the last known one is placed at V, one past the end.
-        if (points != known[np.minimum(tokens, len(known) - 1)]).any():
-            missing = sorted(set(text) - set(self.characters))
-            first = ", ".join(map(repr, missing[:5]))
-            raise ValueError(
-                f"`text` must consist of the {len(self)} characters of the vocabulary, got "
-                f"{len(missing)} other(s), such as {first}; replace them, or build the "
-                "vocabulary from a text that holds them."
-            )
-        return torch.from_numpy(tokens)
-
-    def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
-        """Return B strings; a state that is no character, such as the mask, becomes U+FFFD."""
-        known = torch.from_numpy(_code_points(self.characters + chr(_UNKNOWN)).astype(np.int64))
-        tokens = tokens.cpu()
-        is_character = (tokens >= 0) & (tokens < len(self))
-        points = known[torch.where(is_character, tokens, len(self))]
-        return ["".join(map(chr, row)) for row in points.tolist()]
 
 
 class Text(SequenceDataModule):
-    """Windows of the characters of a text.
+    """Windows of the tokens of a text, which are characters or parts of words.
 
     The last documents are held out: about `val_fraction` of the characters for testing, and as
     many before them for validation. The cuts fall between documents (at the exact character if
     there is one document only), so no training window overlaps held-out text. Training windows
-    start every `length // 2` characters, so each character is seen at two offsets per epoch; their
+    start every `length // 2` tokens, so each token is seen at two offsets per epoch; their
     order is shuffled in every epoch. Validation and test windows do not overlap.
 
     The built-in text is the English documentation inside of every CPython
@@ -76,10 +33,11 @@ class Text(SequenceDataModule):
     a little between versions of Python: compare results of one version.
 
     Args:
-        path: A UTF-8 text file, which is one document, or a folder whose `*.txt` files, at any
-            depth and in sorted order, are the documents. By default, the built-in text, whose
-            documents are its topics.
-        length: The number of characters L of a window.
+        path: A UTF-8 text file, which is one document, or a folder whose `*.txt` and `*.txt.gz`
+            files, at any depth and in sorted order, are the documents; names that end in `.gz` are
+            unpacked. By default, the built-in text, whose documents are its topics.
+        vocabulary: Makes the vocabulary from the whole text; its characters by default.
+        length: The number of tokens L of a window.
         batch_size: The number of windows of a batch, in each process.
         val_fraction: The share of the characters held out for validation, and again for testing,
             in ]0, 0.5[.
@@ -95,6 +53,7 @@ class Text(SequenceDataModule):
         self,
         path: str | None = None,
         *,
+        vocabulary: Callable[[str], Vocabulary] = CharacterVocabulary,
         length: int = 128,
         batch_size: int = 64,
         val_fraction: float = 0.05,
@@ -104,6 +63,10 @@ class Text(SequenceDataModule):
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
         # Not logged: the logger refuses a name that the model has with another value.
         self.save_hyperparameters(logger=False)
+        if callable(self.hparams["vocabulary"]):
+            # Under LightningCLI it is a class path, from which a checkpoint is rebuilt; an object
+            # is left out, because none is loaded from a checkpoint without trust in the file.
+            del self.hparams["vocabulary"]
         require_at_least(1, length=length)
         if not 0 < val_fraction < 0.5:
             raise ValueError(
@@ -112,17 +75,16 @@ class Text(SequenceDataModule):
             )
         documents = _python_documentation() if path is None else _read_documents(Path(path))
         self.train_text, self.val_text, self.test_text = _split(documents, val_fraction)
-        self.vocabulary = CharacterVocabulary("".join(documents))
+        self.vocabulary = vocabulary("".join(documents))
         self.vocab_size = len(self.vocabulary)
         self.length = length
-        for name, text in (
-            ("training", self.train_text),
-            ("validation", self.val_text),
-            ("test", self.test_text),
-        ):
-            if len(text) < length:
+        splits = {"training": self.train_text, "validation": self.val_text, "test": self.test_text}
+        # int32 halves the memory of a large text; batches are cast as they are fetched.
+        self._tokens = {name: self.encode(text).int() for name, text in splits.items()}
+        for name, tokens in self._tokens.items():
+            if len(tokens) < length:
                 raise ValueError(
-                    f"`length` must be at most the {len(text)} characters of the {name} split "
+                    f"`length` must be at most the {len(tokens)} tokens of the {name} split "
                     f"({len(documents)} document(s), val_fraction={val_fraction}), got {length}; "
                     "shorten the windows, change `val_fraction`, or give a longer text in more "
                     "documents."
@@ -131,20 +93,20 @@ class Text(SequenceDataModule):
     @cached_property
     def train_tokens(self) -> Int[Tensor, "N L"]:
         """The training windows, with shape (N, L): a view in which they overlap by half."""
-        return self._windows(self.train_text, stride=max(1, self.length // 2))
+        return self._windows("training", stride=max(1, self.length // 2))
 
     @cached_property
     def val_tokens(self) -> Int[Tensor, "N L"]:
         """The validation windows, with shape (N, L); they do not overlap."""
-        return self._windows(self.val_text, stride=self.length)
+        return self._windows("validation", stride=self.length)
 
     @cached_property
     def test_tokens(self) -> Int[Tensor, "N L"]:
         """The test windows, with shape (N, L); they do not overlap."""
-        return self._windows(self.test_text, stride=self.length)
+        return self._windows("test", stride=self.length)
 
     def encode(self, text: str) -> Int[Tensor, " L"]:
-        """Return the tokens of a text, with shape (L,); see `CharacterVocabulary.encode`."""
+        """Return the tokens of a text, with shape (L,); see `Vocabulary.encode`."""
         return self.vocabulary.encode(text)
 
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
@@ -167,28 +129,28 @@ class Text(SequenceDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the characters, which give the tokens of a checkpoint their meaning."""
-        return {"characters": self.vocabulary.characters}
+        """Return the vocabulary, which gives the tokens of a checkpoint their meaning."""
+        return {"vocabulary": self.vocabulary.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the tokens mean what they meant when the checkpoint was written.
 
         Raises:
-            ValueError: If the text has other characters than the text of the checkpoint.
+            ValueError: If the vocabulary is another one than that of the checkpoint.
         """
-        changed = set(state_dict["characters"]) ^ set(self.vocabulary.characters)
-        if changed:
-            first = ", ".join(map(repr, sorted(changed)[:5]))
+        theirs, ours = state_dict["vocabulary"], self.vocabulary.tokens
+        if theirs != ours:
+            pairs = zip(theirs, ours, strict=False)
+            first = next((repr(pair) for pair in pairs if len(set(pair)) == 2), "their number")
             raise ValueError(
-                f"`path` must hold the {len(state_dict['characters'])} characters of the "
-                f"checkpoint's text, got {self.vocab_size} characters that differ in {first}; "
-                "pass the text that the model was trained on (the built-in text changes with the "
+                f"`path` and `vocabulary` must give the {len(theirs)} tokens of the checkpoint, "
+                f"got {len(ours)} tokens that differ, first in {first}; pass the text and the "
+                "vocabulary that the model was trained with (the built-in text changes with the "
                 "version of Python)."
             )
 
-    def _windows(self, text: str, stride: int) -> Int[Tensor, "N L"]:
-        # int32 halves the memory of a large text; batches are cast as they are fetched.
-        return self.encode(text).int().unfold(0, self.length, stride)
+    def _windows(self, split: str, stride: int) -> Int[Tensor, "N L"]:
+        return self._tokens[split].unfold(0, self.length, stride)
 
 
 def trigram_sample(
@@ -236,10 +198,6 @@ def trigram_sample(
     return torch.stack(sample[:length], dim=1)
 
 
-def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
 def _split(documents: list[str], val_fraction: float) -> tuple[str, str, str]:
     # The cuts go to the starts of documents nearest to where the fractions would put them.
     text = "".join(documents)
@@ -279,11 +237,13 @@ def _read_documents(path: Path) -> list[str]:
             f"`path` must name an existing file or folder, got '{path}'; check the spelling and "
             f"the working folder ('{Path.cwd()}')."
         )
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted([*path.rglob("*.txt"), *path.rglob("*.txt.gz")])
     if not files:
         raise ValueError(
-            f"`path` must name a folder with `*.txt` files, got '{path}' with none; rename the "
-            "files, or name one file."
+            f"`path` must name a folder with `*.txt` or `*.txt.gz` files, got '{path}' with none; "
+            "rename the files, or name one file."
         )
     documents = [_read(file) for file in files]
     if len(documents) > 1:
@@ -295,7 +255,15 @@ def _read_documents(path: Path) -> list[str]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"`path` must hold whole gzip files, but '{file}' is damaged or cut off ({error}); "
+            "fetch it again."
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(
             f"`path` must hold UTF-8 text, got byte 0x{error.object[error.start]:02x} at position "

@@ -306,13 +306,18 @@ def test_no_checkpoint(tmp_path: Path, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
-def test_text_prompt(tmp_path: Path, monkeypatch) -> None:
+BPE = ("--data.vocabulary=BPE", "--data.vocabulary.vocab_size=270")
+
+
+@pytest.mark.parametrize("vocabulary", [(), BPE], ids=["characters", "BPE"])
+def test_text_prompt(vocabulary, tmp_path: Path, monkeypatch) -> None:
     """With a data module that encodes text, prompts and samples are text."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("a tale of two cities, " * 40)
     (tmp_path / "tiny.yaml").write_text(TINY)
     data = ["--data=Text", "--data.path=text.txt", "--data.length=8", "--data.val_fraction=0.2"]
-    train("--config=tiny.yaml", *data, "--data.batch_size=4", "--trainer.max_steps=2")
+    data += ["--data.batch_size=4", *vocabulary]
+    train("--config=tiny.yaml", *data, "--trainer.max_steps=2")
     checkpoint = tmp_path / "runs/lightning_logs/version_0/checkpoints/last.ckpt"
     paths = script("sample").main([str(checkpoint), "--num-steps=2", "--prompt=a tal"])
     assert paths[0].read_text().startswith("a tal")

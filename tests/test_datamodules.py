@@ -1,8 +1,10 @@
 """Data modules: the law of CountDown, the splits of Text, and what all of them promise."""
 
+import gzip
 import itertools
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -10,15 +12,19 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ddm.datamodules import (
+    BPE,
     CharacterVocabulary,
     CountDown,
+    GPT2Vocabulary,
     SequenceDataModule,
     Text,
+    Text8Vocabulary,
     chain_entropy,
     countdown_chain,
     sample_chain,
     trigram_sample,
 )
+from ddm.datamodules.vocabularies import _pieces
 from ddm.metrics import CountDownError
 
 FALSE_ALARM = 1e-6
@@ -55,7 +61,16 @@ def small_text(**changes) -> Text:
     return Text(**{"length": 100, "batch_size": 256, **changes})
 
 
-DATA = pytest.mark.parametrize("make", [small_countdown, small_text])
+# What no checkpoint holds, so that whoever loads one gives it again.
+OBJECTS = {"vocabulary": partial(BPE, vocab_size=400)}
+
+
+def small_bpe(**changes) -> Text:
+    """Return the built-in text in parts of words."""
+    return small_text(**OBJECTS, **changes)
+
+
+DATA = pytest.mark.parametrize("make", [small_countdown, small_text, small_bpe])
 
 
 class Recorder(LightningModule):
@@ -239,15 +254,73 @@ def test_trigram_sample_has_the_law_of_the_trigrams():
     assert trigram_sample(text, 2, 1).shape == (2, 1)
 
 
-def test_text_refuses_a_checkpoint_of_other_characters(tmp_path):
+def test_text_refuses_a_checkpoint_of_other_tokens(tmp_path):
     """Tokens of a checkpoint mean nothing under another vocabulary."""
     path = tmp_path / "a.txt"
     path.write_text("abc" * 30, encoding="utf-8")
     data = Text(str(path), length=3, batch_size=1)
     data.load_state_dict(data.state_dict())
     path.write_text("abd" * 30, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"`path` must hold the 3 characters .* differ in 'c', 'd"):
+    with pytest.raises(ValueError, match=r"must give the 3 tokens .* first in \('c', 'd'\)"):
         Text(str(path), length=3, batch_size=1).load_state_dict(data.state_dict())
+
+
+def test_text_reads_gzip(tmp_path):
+    """Packed files are read like plain ones; a damaged one is named."""
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(("abc" * 30).encode()))
+    for where in (path, tmp_path):
+        assert Text(str(where), length=3, batch_size=1).train_text == ("abc" * 27)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"whole gzip files, but .*a\.txt\.gz' is damaged"):
+        Text(str(path), length=3, batch_size=1)
+
+
+def test_text8_spelling():
+    """Letters are small, digits are words, all else is one space."""
+    vocabulary = Text8Vocabulary()
+    assert len(vocabulary) == 27
+    tokens = vocabulary.encode("Ab, c-\n42é!")
+    assert vocabulary.decode(tokens[None]) == ["ab c four two "]
+
+
+LINES = "The cat  sat.\n\nOn 12 mats, été!\n    indented\nlast \n end\n" * 40
+
+
+def bpe_from_files(folder):
+    """Return a vocabulary like GPT-2's, from two files, and the one that wrote them."""
+    trained = BPE(LINES, 300)
+    trained.tokenizer.save_model(str(folder))
+    files = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
+    return GPT2Vocabulary(**{k: str(folder / v) for k, v in files.items()}), trained
+
+
+def test_bpe_round_trip(tmp_path):
+    """Decoding gives the text again; the mask shows; files keep every token's number."""
+    from_files, trained = bpe_from_files(tmp_path)
+    size = len(trained)
+    assert 256 < size <= 300
+    for vocabulary in (trained, from_files):
+        tokens = vocabulary.encode(LINES)
+        assert len(tokens) < len(LINES.encode())
+        assert tokens.max() < len(vocabulary) == size
+        assert vocabulary.decode(tokens[None]) == [LINES]
+        masked = torch.tensor([[int(tokens[0]), size, size + 1, -1, int(tokens[1])]])
+        begin, end = vocabulary.decode(tokens[None, :1])[0], vocabulary.decode(tokens[None, 1:2])[0]
+        assert vocabulary.decode(masked) == [f"{begin}\ufffd\ufffd\ufffd{end}"]
+    assert from_files.tokens == trained.tokens
+    assert torch.equal(from_files.encode(LINES), trained.encode(LINES))
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_pieces_have_the_tokens_of_the_text(tmp_path, size):
+    """Where a text is cut for parallel encoding makes no difference to its tokens."""
+    vocabulary, _ = bpe_from_files(tmp_path)
+    pieces = list(_pieces(LINES, size))
+    assert len(pieces) > 1
+    assert "".join(pieces) == LINES
+    tokens = [token for piece in pieces for token in vocabulary.tokenizer.encode(piece).ids]
+    assert tokens == vocabulary.tokenizer.encode(LINES).ids
 
 
 # All of them
@@ -307,7 +380,8 @@ def test_resumed_run_sees_the_batches_of_the_uninterrupted_run(make, tmp_path):
     assert {epoch for epoch, _ in resumed} == {0, 1}
     for (_, expected), (_, tokens) in zip(whole.seen, resumed, strict=True):
         assert torch.equal(tokens, expected)
-    again = type(make()).load_from_checkpoint(tmp_path / "one.ckpt")
+    objects = OBJECTS if make is small_bpe else {}
+    again = type(make()).load_from_checkpoint(tmp_path / "one.ckpt", **objects)
     assert (again.vocab_size, again.length) == (make().vocab_size, make().length)
     assert torch.equal(again.val_tokens, make().val_tokens)
 
@@ -357,8 +431,13 @@ def test_base_class_is_abstract():
         ),
         (lambda: Text(val_fraction=0.5), "`val_fraction` must lie in ]0, 0.5[, got 0.5:"),
         (lambda: Text(length=0), "`length` must be at least 1, got 0;"),
-        (lambda: Text(length=10**6), "characters of the training split"),
+        (lambda: Text(length=10**6), "tokens of the training split"),
         (lambda: Text(length=10**5), "got 100000; shorten the windows"),
+        (lambda: BPE("abc", 9), "`vocab_size` must be at least 256, one for every byte, got 9;"),
+        (
+            lambda: GPT2Vocabulary(vocab_file="no.json", merges_file="no.txt"),
+            "`vocab_file` must be a file that can be read, got 'no.json'",
+        ),
         (lambda: CharacterVocabulary(""), "`text` must hold at least one character, got '';"),
         (
             lambda: CharacterVocabulary("abc").encode("a?z!bé\ufffd"),
@@ -381,8 +460,8 @@ def test_errors(make, message):
         ("absent.txt", None, r"`path` must name an existing file .*absent\.txt'; check"),
         ("empty.txt", b"", r"`path` must hold text, got '.*empty\.txt', which is empty; give"),
         ("latin.txt", b"caf\xe9", r"`path` must hold UTF-8 .*0xe9 at position 3 .*iconv"),
-        ("short.txt", b"abc", r"`length` must be at most the 3 characters of the training split"),
-        ("note.md", b"abc", r"`path` must name a folder with `\*\.txt` files, .*with none; rename"),
+        ("short.txt", b"abc", r"`length` must be at most the 3 tokens of the training split"),
+        ("note.md", b"abc", r"`path` must name a folder with `\*\.txt` or .* with none; rename"),
     ],
 )
 def test_errors_of_files(tmp_path, name, content, message):

@@ -1,0 +1,85 @@
+"""Does the character model write words? Share of its words that real text knows.
+
+Trains configs/pydoc.yaml (or takes a checkpoint), and sets its samples beside those of a character
+trigram model and beside held-out text. Two sets of known words: those of the held-out text, and
+those of the whole text. Prints a table and samples, and writes docs/results/text_words.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from ddm.checkpoint import load_data, load_model
+from ddm.datamodules import Text, trigram_sample
+from ddm.metrics import UnigramEntropy, WordShare, split_words
+
+import numpy as np
+import torch
+from _report import ROOT, save
+from torch import Tensor
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from sample import load_schedule
+from train import main as train
+
+
+def scores(tokens: Tensor, data: Text) -> dict[str, float]:
+    """Return the shares of known words and the entropy of the characters."""
+    held_out = split_words(data.val_text) + split_words(data.test_text)
+    everything = [*held_out, *split_words(data.train_text)]
+    metrics = {
+        "held-out words": WordShare(held_out, data.decode),
+        "all words": WordShare(everything, data.decode),
+        "all words of 4 letters or more": WordShare(everything, data.decode, min_length=4),
+        "entropy": UnigramEntropy(),
+    }
+    for metric in metrics.values():
+        metric.update(tokens)
+    return {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--checkpoint", type=Path, help="trained now if not given")
+    parser.add_argument("--num-steps", type=int, default=128)
+    parser.add_argument("--num-samples", type=int, default=128, help="samples per seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    seconds, checkpoint = None, options.checkpoint
+    if checkpoint is None:
+        begin = time.monotonic()
+        folder = ROOT / "runs" / "benchmarks" / "pydoc"
+        config = ROOT / "configs" / "pydoc.yaml"
+        run = train(["fit", f"--config={config}", f"--trainer.logger.init_args.save_dir={folder}"])
+        checkpoint = Path(run.trainer.checkpoint_callback.best_model_path)
+        seconds = time.monotonic() - begin
+    module, data = load_model(checkpoint), load_data(checkpoint)
+    assert isinstance(data, Text)
+    schedule = load_schedule(checkpoint, options.num_steps)
+    text = data.encode(data.train_text)
+    rows: dict[str, list[dict[str, float]]] = {"model": [], "trigram model": []}
+    for seed in range(options.seeds):
+        generator = torch.Generator().manual_seed(seed)
+        samples = module.sample(options.num_samples, schedule, generator=generator, progress=True)
+        rows["model"].append(scores(samples.tokens, data))
+        trigrams = trigram_sample(text, options.num_samples, data.length, generator)
+        rows["trigram model"].append(scores(trigrams, data))
+    rows["held-out text"] = [scores(data.val_tokens.long(), data)]
+    print(*data.decode(samples.tokens[:4]), sep="\n" + 72 * "-" + "\n")
+    results = {
+        name: {key: float(np.mean([row[key] for row in values])) for key in values[0]}
+        for name, values in rows.items()
+    }
+    print(f"\n{'':15s}", *(f"{key:>31s}" for key in results["model"]))
+    for name, row in results.items():
+        print(f"{name:15s}", *(f"{value:31.3f}" for value in row.values()))
+    content = {"num_steps": options.num_steps, "schedule": schedule.source, "results": results}
+    save("text_words", {"training_seconds": seconds, **content}, seed=options.seeds)
+
+
+if __name__ == "__main__":
+    main()
