@@ -76,7 +76,8 @@ def joints() -> dict[str, tuple[str, Tensor]]:
         (NEAR, 4, 3, 0.01),
         (NEAR, 4, 4, 0.001),
     ):
-        law = chain_law(*countdown_chain(v, smoothing), length)
+        initial, rows = countdown_chain(v, smoothing)
+        law = chain_law(initial, rows, length)
         found[f"CountDown, V = {v}, L = {length}, smoothing {smoothing}"] = group, law
     return found
 
