@@ -2,7 +2,16 @@
 
 from ddm.metrics.countdown_error import CountDownError
 from ddm.metrics.distinct_n import DistinctN
+from ddm.metrics.note_histogram import NoteHellinger, NoteOutliers
 from ddm.metrics.unigram_entropy import UnigramEntropy
 from ddm.metrics.word_share import WordShare, split_words
 
-__all__ = ["CountDownError", "DistinctN", "UnigramEntropy", "WordShare", "split_words"]
+__all__ = [
+    "CountDownError",
+    "DistinctN",
+    "NoteHellinger",
+    "NoteOutliers",
+    "UnigramEntropy",
+    "WordShare",
+    "split_words",
+]
