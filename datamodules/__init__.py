@@ -1,6 +1,7 @@
 """Data sets as Lightning data modules: integer tokens in, batches `{"tokens": (B, L)}` out."""
 
 from ddm.datamodules.countdown import CountDown, chain_entropy, countdown_chain, sample_chain
+from ddm.datamodules.midi import Midi, melody, tokens_to_midi
 from ddm.datamodules.sequences import SequenceDataModule, TokenSequences
 from ddm.datamodules.text import Text, trigram_sample
 from ddm.datamodules.vocabularies import (
@@ -16,6 +17,7 @@ __all__ = [
     "CharacterVocabulary",
     "CountDown",
     "GPT2Vocabulary",
+    "Midi",
     "SequenceDataModule",
     "Text",
     "Text8Vocabulary",
@@ -23,6 +25,8 @@ __all__ = [
     "Vocabulary",
     "chain_entropy",
     "countdown_chain",
+    "melody",
     "sample_chain",
+    "tokens_to_midi",
     "trigram_sample",
 ]

@@ -1,0 +1,378 @@
+"""Windows of melodies from a folder of MIDI files, one token per sixteenth note."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import warnings
+import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pretty_midi
+import torch
+from jaxtyping import Int, UInt8
+from lightning.pytorch.utilities import rank_zero_info
+from scipy.io import wavfile
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchmetrics import Metric
+from tqdm.auto import tqdm
+
+from ddm.datamodules.sequences import SequenceDataModule, require_at_least, save_as_text
+from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
+from ddm.pictures import pianoroll_figure
+
+REST = 128
+"""The token of silence; the tokens below are MIDI pitches, 60 being the middle C."""
+
+_FORMAT = 1  # of the cache; raise it when the same file gives other tokens
+_MAX_STEPS = 100_000  # a melody of three hours is a damaged file
+_PARALLEL_FROM = 500  # files, below which starting processes takes longer than parsing
+_SAMPLE_RATE = 16_000  # Hz
+_SHOWN = 16
+
+
+class _Melodies(NamedTuple):
+    pieces: list[np.ndarray]
+    corrupt: list[str]
+
+
+class Midi(SequenceDataModule):
+    """Melodies of MIDI files as tokens, one per sixteenth note: 128 pitches and a rest.
+
+    The tokens are those of the Lakh pianoroll task: the highest note that sounds in each sixteenth
+    of the file's own beats, whatever its tempo, so a held note repeats its pitch. Silence before
+    the first note is cut, pieces with equal tokens count once, and a piece shorter than a window is
+    left out. Whole pieces are held out, chosen by a hash of their tokens: the split does not depend
+    on the seed or the names of files. Validation and test windows do not overlap; windows of
+    nothing but rests are dropped.
+
+    Files are parsed once, in several processes if they are many; the tokens are kept in `cache`
+    under a name that changes with the files and the settings.
+
+    References:
+        | A Continuous Time Framework for Discrete Denoising Models (Campbell et al., 2022)
+        | https://arxiv.org/abs/2205.14987
+
+    Args:
+        path: A folder with `*.mid` or `*.midi` files at any depth, or one such file. `python
+            scripts/prepare_data.py folk` writes one.
+        length: The number of sixteenths L of a window.
+        hop: The number of sixteenths between the starts of training windows; `length // 2` by
+            default.
+        prompt_length: The number of first sixteenths that samples are given, as in the paper; 0
+            generates without a prompt.
+        track: The index of the one instrument that is read, drums not counted; by default, all of
+            them together.
+        batch_size: The number of windows of a batch, in each process.
+        val_fraction: The share of the pieces held out for validation, and again for testing, in
+            ]0, 0.5[.
+        cache: The folder of the parsed tokens; `.cache` inside of `path` by default.
+        num_workers: The number of processes that load batches; 0 is fastest for data in memory.
+        seed: The seed of the order of the training windows.
+
+    Raises:
+        ValueError: If an argument is out of its domain, or fewer than three different pieces are
+            as long as a window.
+    """
+
+    def __init__(
+        self,
+        path: str = "data/folk",
+        *,
+        length: int = 256,
+        hop: int | None = None,
+        prompt_length: int = 32,
+        track: int | None = None,
+        batch_size: int = 64,
+        val_fraction: float = 0.05,
+        cache: str | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
+        # Not logged: the logger refuses a name that the model has with another value.
+        self.save_hyperparameters(logger=False)
+        hop = max(1, length // 2) if hop is None else hop
+        require_at_least(1, length=length, hop=hop)
+        require_at_least(0, prompt_length=prompt_length, track=0 if track is None else track)
+        if prompt_length >= length:
+            raise ValueError(
+                f"`prompt_length` must be less than `length` ({length}), got {prompt_length}: "
+                "nothing would be left to generate; lower it."
+            )
+        if not 0 < val_fraction < 0.5:
+            raise ValueError(
+                f"`val_fraction` must lie in ]0, 0.5[, got {val_fraction}: validation and "
+                "testing take as much each; try 0.05."
+            )
+        self.vocab_size = REST + 1
+        self.length = length
+        self.hop = hop
+        self.prompt_length = prompt_length
+        melodies = _load(Path(path), track, None if cache is None else Path(cache))
+        if melodies.corrupt:
+            warnings.warn(
+                f"{len(melodies.corrupt)} file(s) of '{path}' cannot be read as MIDI and are left "
+                f"out: {'; '.join(melodies.corrupt[:3])}.",
+                stacklevel=2,
+            )
+        self.train_pieces, self.val_pieces, self.test_pieces = self._split(
+            melodies.pieces, val_fraction, path
+        )
+
+    @cached_property
+    def train_tokens(self) -> Int[Tensor, "N L"]:
+        """The training windows, with shape (N, L), which start every `hop` sixteenths."""
+        return _windows(self.train_pieces, self.length, self.hop)
+
+    @cached_property
+    def val_tokens(self) -> Int[Tensor, "N L"]:
+        """The validation windows, with shape (N, L); they do not overlap."""
+        return _windows(self.val_pieces, self.length, self.length)
+
+    @cached_property
+    def test_tokens(self) -> Int[Tensor, "N L"]:
+        """The test windows, with shape (N, L); they do not overlap."""
+        return _windows(self.test_pieces, self.length, self.length)
+
+    def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
+        """Return the notes by name, "C4" being the middle C, "-" a rest and "?" anything else."""
+        return [" ".join(map(_name, row)) for row in tokens.tolist()]
+
+    def encode(self, text: str) -> Int[Tensor, " L"]:
+        """Return the tokens of notes by name, as `decode` writes them, with shape (L,).
+
+        Raises:
+            ValueError: If a word is no note.
+        """
+        tokens = {_name(token): token for token in range(REST + 1)}
+        unknown = [word for word in text.split() if word not in tokens]
+        if unknown:
+            raise ValueError(
+                f"`text` must hold notes like 'C4' or 'F#5' and rests '-', got {unknown[0]!r}; "
+                "write flats as sharps."
+            )
+        return torch.tensor([tokens[word] for word in text.split()], dtype=torch.long)
+
+    def metrics(self) -> dict[str, Metric]:
+        """Return the distance from the notes of the same song, and the entropy of collapse."""
+        return {
+            "note_hellinger": NoteHellinger(self.vocab_size, self.prompt_length),
+            "note_outliers": NoteOutliers(self.vocab_size, self.prompt_length),
+            "unigram_entropy": UnigramEntropy(),
+        }
+
+    def log_samples(
+        self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
+    ) -> None:
+        """Show the pianorolls of samples in TensorBoard, and let the first two be heard."""
+        writer.add_figure(title, pianoroll_figure(tokens[:_SHOWN], self.prompt_length), step)
+        for i, row in enumerate(tokens[:2]):
+            audio = torch.from_numpy(_synthesise(row))[None]
+            writer.add_audio(f"{title}/{i}", audio, step, sample_rate=_SAMPLE_RATE)
+
+    def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
+        """Write every sample as a MIDI file, the first two as audio, and a pianoroll of the first.
+
+        Returns:
+            The files written.
+        """
+        paths = save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
+        pianoroll_figure(tokens[:_SHOWN], self.prompt_length).savefig(paths[1], dpi=150)
+        for i, row in enumerate(tokens):
+            paths.append(folder / f"sample_{i:04d}.mid")
+            tokens_to_midi(row).write(str(paths[-1]))
+            if i < 2:
+                paths.append(folder / f"sample_{i:04d}.wav")
+                wavfile.write(paths[-1], _SAMPLE_RATE, (32767 * _synthesise(row)).astype(np.int16))
+        return paths
+
+    def _split(
+        self, pieces: list[np.ndarray], val_fraction: float, path: str
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        # A piece under two names may not stand in two splits, and keeps its place among others.
+        distinct = {hashlib.sha256(piece.tobytes()).digest(): piece for piece in pieces}
+        long = [piece for _, piece in sorted(distinct.items()) if len(piece) >= self.length]
+        rank_zero_info(
+            f"'{path}': {len(long)} pieces; {len(pieces) - len(distinct)} more are repeated and "
+            f"{len(distinct) - len(long)} are shorter than {self.length} sixteenths."
+        )
+        if not long:
+            longest = max(map(len, pieces), default=0)
+            raise ValueError(
+                f"`length` must leave a window, got {self.length}: a window longer than every "
+                f"piece of '{path}' (the longest has {longest} sixteenths); shorten the windows or "
+                "give longer pieces."
+            )
+        if len(long) < 3:
+            raise ValueError(
+                f"`path` must hold at least 3 different pieces of `length` ({self.length}) "
+                f"sixteenths, one for each split, got {len(long)} in '{path}'; give more files or "
+                "shorten the windows."
+            )
+        held_out = max(1, round(val_fraction * len(long)))
+        return long[2 * held_out :], long[:held_out], long[held_out : 2 * held_out]
+
+
+def melody(midi: pretty_midi.PrettyMIDI, track: int | None = None) -> UInt8[np.ndarray, " T"]:
+    """Return the highest sounding pitch of every sixteenth of a piece, from its first note on.
+
+    Notes begin and end at the nearest sixteenth of the file's own beats, and last at least one.
+
+    Args:
+        midi: The piece.
+        track: The index of the one instrument that is read, drums not counted; by default all.
+
+    Returns:
+        Tokens of type uint8, with shape (T,); empty if there is no note.
+    """
+    instruments = [instrument for instrument in midi.instruments if not instrument.is_drum]
+    if track is not None:
+        instruments = instruments[track : track + 1]
+    spans = []
+    for note in (note for instrument in instruments for note in instrument.notes):
+        # In seconds the grid would bend with the tempo; in ticks it is even.
+        start, end = (
+            int(4 * midi.time_to_tick(time) / midi.resolution + 0.5)
+            for time in (note.start, note.end)
+        )
+        spans.append((start, max(end, start + 1), note.pitch))
+    if not spans:
+        return np.zeros(0, dtype=np.uint8)
+    first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+    if last - first > _MAX_STEPS:
+        raise ValueError(f"{last - first} sixteenths long")
+    highest = np.full(last - first, -1, dtype=np.int16)
+    for start, end, pitch in spans:
+        np.maximum(
+            highest[start - first : end - first], pitch, out=highest[start - first : end - first]
+        )
+    return np.where(highest < 0, REST, highest).astype(np.uint8)
+
+
+def tokens_to_midi(tokens: Int[Tensor, " L"], tempo: float = 120.0) -> pretty_midi.PrettyMIDI:
+    """Return a melody as MIDI for a piano; equal neighbours are one held note.
+
+    Args:
+        tokens: Tokens with shape (L,); whatever is no pitch, such as a mask, is silent.
+        tempo: The tempo in quarter notes per minute.
+    """
+    midi = pretty_midi.PrettyMIDI(initial_tempo=tempo)
+    piano = pretty_midi.Instrument(program=0)
+    row = tokens.cpu().numpy()
+    edges = np.flatnonzero(np.diff(row, prepend=-2, append=-2))
+    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if 0 <= row[start] < REST:
+            times = (edge * 15 / tempo for edge in (start, end))
+            piano.notes.append(pretty_midi.Note(90, int(row[start]), *times))
+    midi.instruments.append(piano)
+    return midi
+
+
+def _synthesise(tokens: Int[Tensor, " L"]) -> np.ndarray:
+    # Of the length of the tokens, even if they end with rests.
+    audio = np.zeros(len(tokens) * _SAMPLE_RATE // 8, dtype=np.float32)
+    midi = tokens_to_midi(tokens)
+    if midi.instruments[0].notes:  # silence cannot be normalised
+        sound = midi.synthesize(_SAMPLE_RATE)[: len(audio)]
+        audio[: len(sound)] = sound
+    return audio
+
+
+def _name(token: int) -> str:
+    if token == REST:
+        return "-"
+    return pretty_midi.note_number_to_name(token) if 0 <= token < REST else "?"
+
+
+def _windows(pieces: list[np.ndarray], length: int, hop: int) -> Int[Tensor, "N L"]:
+    views = (np.lib.stride_tricks.sliding_window_view(piece, length)[::hop] for piece in pieces)
+    windows = np.concatenate(list(views))
+    return torch.from_numpy(windows[(windows != REST).any(axis=1)]).short()
+
+
+def _read(file: str, track: int | None) -> tuple[np.ndarray, str]:
+    # Returns the tokens and, for a file that is damaged, what is wrong with it.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on tempo changes in unusual tracks, which are read
+            return melody(pretty_midi.PrettyMIDI(file), track), ""
+    except Exception as error:  # the parser raises anything on bytes that are no MIDI
+        return np.zeros(0, dtype=np.uint8), f"{type(error).__name__}: {error}"
+
+
+def _load(path: Path, track: int | None, cache: Path | None) -> _Melodies:
+    if not path.exists():
+        raise ValueError(
+            f"`path` must name an existing folder of MIDI files, got '{path}'; `python "
+            f"scripts/prepare_data.py folk --out {path}` writes one, or check the spelling and the "
+            f"working folder ('{Path.cwd()}')."
+        )
+    folder = path if path.is_dir() else path.parent
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".mid", ".midi"))
+    if not files:
+        raise ValueError(
+            f"`path` must name a folder with `*.mid` or `*.midi` files, got '{path}' with none; "
+            "rename the files, or name another folder."
+        )
+    names = [file.relative_to(folder).as_posix() for file in files]
+    stats = [file.stat() for file in files]
+    facts = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True)]
+    key = hashlib.sha256(json.dumps([_FORMAT, track, facts]).encode()).hexdigest()[:16]
+    kept = (folder / ".cache" if cache is None else cache) / f"midi-{key}.npz"
+    try:
+        with np.load(kept) as content:
+            pieces = np.split(content["tokens"], content["ends"][:-1])
+            return _Melodies(pieces, content["corrupt"].tolist())
+    except (OSError, zipfile.BadZipFile, KeyError):
+        pass  # not there, or damaged: made again
+    results = _read_all(files, track)
+    corrupt = [f"{name} ({e})" for name, (_, e) in zip(names, results, strict=True) if e]
+    melodies = _Melodies([piece for piece, _ in results if len(piece)], corrupt)
+    if melodies.pieces:
+        _save(melodies, kept)
+    return melodies
+
+
+def _read_all(files: list[Path], track: int | None) -> list[tuple[np.ndarray, str]]:
+    paths = [str(file) for file in files]
+    read = partial(_read, track=track)
+    progress = partial(tqdm, total=len(paths), desc="parsing MIDI", unit="file", leave=False)
+    workers = min(16, os.cpu_count() or 1)
+    if len(paths) < _PARALLEL_FROM or workers == 1:
+        return list(progress(map(read, paths)))
+    # Spawned, since torch may already run threads, which a fork would cut off.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(progress(pool.map(read, paths, chunksize=32)))
+
+
+def _save(melodies: _Melodies, file: Path) -> None:
+    # Under another name first: a run that is stopped here leaves no half of a cache.
+    unfinished = file.with_name(f"{file.stem}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as stream:
+            np.savez_compressed(
+                stream,
+                tokens=np.concatenate(melodies.pieces),
+                ends=np.cumsum([len(piece) for piece in melodies.pieces]),
+                corrupt=np.array(melodies.corrupt, dtype=np.str_),
+            )
+        unfinished.replace(file)
+    except OSError as error:
+        raise ValueError(
+            f"`cache` must be a folder that can be written, got '{file.parent}' ({error}); name "
+            "another one."
+        ) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
