@@ -1,0 +1,140 @@
+"""Write real MIDI for `Midi` from music21: `python scripts/prepare_data.py folk --out data/folk`.
+
+`folk` writes the ABC tunes of O'Neill, Ryan, Aird and the Essen collection, `bach` the chorales
+with all voices. Both come with the package music21; the terms of each collection are its own. Files
+that exist are left as they are, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm.auto import tqdm
+
+FOLK = ("oneills1850", "ryansMammoth", "airdsAirs", "essenFolksong")
+
+
+class Piece(NamedTuple):
+    """The name that a piece gets, without suffix, and its source: ABC text, or a file to read."""
+
+    name: str
+    source: str | Path
+
+
+def corpus_folder() -> Path:
+    """Return the folder of the scores inside of music21.
+
+    Raises:
+        ValueError: music21 is not installed.
+    """
+    if find_spec("music21") is None:
+        raise ValueError(
+            "`music21`, which the tunes come with, must be installed; run `pip install "
+            "'ddm[music]'` (`pip install -e '.[music]'` in a checkout)."
+        )
+    from music21 import corpus
+
+    return Path(corpus.__file__).parent
+
+
+def folk_pieces(root: Path) -> Iterator[Piece]:
+    """Yield the tunes of the ABC files, each of which holds many."""
+    for collection in FOLK:
+        for file in sorted((root / collection).glob("*.abc")):
+            text = file.read_text(encoding="utf-8", errors="replace")
+            tunes = [tune for tune in re.split(r"(?m)^(?=X:)", text) if tune.startswith("X:")]
+            for i, tune in enumerate(tunes):
+                yield Piece(f"{collection}/{file.stem}_{i:04d}", tune)
+
+
+def bach_pieces(root: Path) -> Iterator[Piece]:
+    """Yield the scores of Bach, nearly all of them chorales in four parts."""
+    for file in sorted((root / "bach").glob("bwv*")):
+        if file.suffix in (".mxl", ".xml", ".krn"):
+            yield Piece(file.stem, file)
+
+
+def write_midi(piece: Piece, out: Path) -> str:
+    """Write a piece under a temporary name, then rename it; return what was wrong, if anything."""
+    from music21 import converter, meter
+    from music21.midi.translate import streamToMidiFile
+
+    file = out / f"{piece.name}.mid"
+    unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on details of notation, which MIDI does not have
+            score = converter.parse(
+                piece.source, format="abc" if isinstance(piece.source, str) else None
+            )
+            # A signature that the ABC reader put into two measures as one object cannot be written.
+            seen: set[int] = set()
+            for measure in score.recurse().getElementsByClass("Measure"):
+                for signature in list(measure.getElementsByClass(meter.TimeSignature)):
+                    if id(signature) in seen:
+                        measure.remove(signature)
+                    seen.add(id(signature))
+            content = streamToMidiFile(score).writestr()
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
+    except OSError:
+        raise
+    except Exception as error:  # music21 raises anything on notation that it does not know
+        return f"{piece.name} ({type(error).__name__}: {error})"
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return ""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("name", choices=("folk", "bach"), help="what to write")
+    parser.add_argument("--out", type=Path, help="the folder to write to; default: data/NAME")
+    parser.add_argument("--limit", type=int, help="write at most the first so many pieces")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes; default: all cores"
+    )
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> Path:
+    """Write the pieces that are not there yet; return the folder."""
+    parser = make_parser()
+    options = parser.parse_args(args)
+    out = options.out or Path("data") / options.name
+    if options.workers < 1 or (options.limit is not None and options.limit < 1):
+        parser.error("`--limit` and `--workers` must be at least 1; raise them or leave them out.")
+    try:
+        root = corpus_folder()
+    except ValueError as error:
+        parser.error(str(error))
+    pieces = list((folk_pieces if options.name == "folk" else bach_pieces)(root))[: options.limit]
+    todo = [piece for piece in pieces if not (out / f"{piece.name}.mid").exists()]
+    progress = partial(tqdm, total=len(todo), desc=f"writing {out}", unit="piece")
+    write = partial(write_midi, out=out)
+    if options.workers == 1 or len(todo) < 100:
+        failed = [line for line in progress(map(write, todo)) if line]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+            failed = [line for line in progress(pool.map(write, todo, chunksize=16)) if line]
+    print(f"{len(pieces) - len(failed)} pieces in {out}, {len(todo) - len(failed)} of them new")
+    if failed:
+        print(f"{len(failed)} cannot be read by music21, such as {failed[0]}")
+    return out
+
+
+if __name__ == "__main__":
+    main()
