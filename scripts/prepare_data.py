@@ -84,6 +84,10 @@ def write_midi(piece: Piece, out: Path) -> str:
                     if id(signature) in seen:
                         measure.remove(signature)
                     seen.add(id(signature))
+            if score.recurse().getElementsByClass("Measure"):
+                score, written = score.expandRepeats(), score.quarterLength
+                if score.quarterLength > 4 * written:  # marks that music21 nests by mistake
+                    raise ValueError(f"repeats make {score.quarterLength} quarters of {written}")
             content = streamToMidiFile(score).writestr()
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(content)

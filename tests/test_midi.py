@@ -377,3 +377,15 @@ def test_prepare_data(name, prepare_data, capsys, tmp_path):
     data = small(tmp_path)
     assert len(data.train_pieces) == 2
     assert (data.train_tokens != REST).float().mean() > 0.5
+
+
+def test_prepare_data_skips_what_cannot_be_written(prepare_data, capsys, tmp_path, monkeypatch):
+    """A tune whose repeats explode, or that is no music, is counted and named; none is half there."""
+    pytest.importorskip("music21")
+    pieces = {piece.name: piece for piece in prepare_data.folk_pieces(prepare_data.corpus_folder())}
+    chosen = [pieces["oneills1850/0701-0720_0000"], pieces["oneills1850/0001-0050_0001"]]
+    monkeypatch.setattr(prepare_data, "folk_pieces", lambda root: chosen)
+    prepare_data.main(["folk", f"--out={tmp_path}", "--workers=1"])
+    printed = capsys.readouterr().out
+    assert "1 cannot be read by music21, such as oneills1850/0701-0720_0000 (Val" in printed
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["0001-0050_0001.mid"]
