@@ -363,7 +363,6 @@ def test_prepare_data_without_music21(prepare_data, monkeypatch, capsys, tmp_pat
 @pytest.mark.parametrize("name", ["folk", "bach"])
 def test_prepare_data(name, prepare_data, capsys, tmp_path):
     """It writes MIDI that `Midi` reads; a second run adds what is missing and no more."""
-    pytest.importorskip("music21")
     prepare_data.main([name, f"--out={tmp_path}", "--limit=4", "--workers=1"])
     files = sorted(tmp_path.rglob("*.mid"))
     assert len(files) == 4
@@ -380,8 +379,7 @@ def test_prepare_data(name, prepare_data, capsys, tmp_path):
 
 
 def test_prepare_data_skips_what_cannot_be_written(prepare_data, capsys, tmp_path, monkeypatch):
-    """A tune whose repeats explode, or that is no music, is counted and named; none is half there."""
-    pytest.importorskip("music21")
+    """A tune whose repeats explode, or that is no music, is counted and named; no half is left."""
     pieces = {piece.name: piece for piece in prepare_data.folk_pieces(prepare_data.corpus_folder())}
     chosen = [pieces["oneills1850/0701-0720_0000"], pieces["oneills1850/0001-0050_0001"]]
     monkeypatch.setattr(prepare_data, "folk_pieces", lambda root: chosen)
