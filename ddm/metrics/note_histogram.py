@@ -86,7 +86,7 @@ class NoteHellinger(_NoteHistogram):
 
     References:
         | A Continuous Time Framework for Discrete Denoising Models (Campbell et al., 2022)
-        | https://arxiv.org/abs/2205.14987, section 6.3.
+        | https://arxiv.org/abs/2205.14987
 
     Args:
         vocab_size: The number of notes, rests among them.
@@ -106,7 +106,7 @@ class NoteOutliers(_NoteHistogram):
 
     References:
         | A Continuous Time Framework for Discrete Denoising Models (Campbell et al., 2022)
-        | https://arxiv.org/abs/2205.14987, section 6.3.
+        | https://arxiv.org/abs/2205.14987
 
     Args:
         vocab_size: The number of notes, rests among them.
