@@ -2,13 +2,16 @@
 
 from ddm.metrics.countdown_error import CountDownError
 from ddm.metrics.distinct_n import DistinctN
+from ddm.metrics.frechet_distance import PCA, FrechetDistance
 from ddm.metrics.note_histogram import NoteHellinger, NoteOutliers
 from ddm.metrics.unigram_entropy import UnigramEntropy
 from ddm.metrics.word_share import WordShare, split_words
 
 __all__ = [
+    "PCA",
     "CountDownError",
     "DistinctN",
+    "FrechetDistance",
     "NoteHellinger",
     "NoteOutliers",
     "UnigramEntropy",
