@@ -1,6 +1,7 @@
 """Data sets as Lightning data modules: integer tokens in, batches `{"tokens": (B, L)}` out."""
 
 from ddm.datamodules.countdown import CountDown, chain_entropy, countdown_chain, sample_chain
+from ddm.datamodules.images import Images
 from ddm.datamodules.midi import Midi, melody, tokens_to_midi
 from ddm.datamodules.sequences import SequenceDataModule, TokenSequences
 from ddm.datamodules.text import Text, trigram_sample
@@ -17,6 +18,7 @@ __all__ = [
     "CharacterVocabulary",
     "CountDown",
     "GPT2Vocabulary",
+    "Images",
     "Midi",
     "SequenceDataModule",
     "Text",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -24,7 +24,7 @@ class TokenSequences(Dataset[Batch]):
         tokens: Sequences of any integer type, with shape (N, L); a strided view is fine.
     """
 
-    def __init__(self, tokens: Int[Tensor, "N L"]) -> None:
+    def __init__(self, tokens: Integer[Tensor, "N L"]) -> None:
         self.tokens = tokens
 
     def __len__(self) -> int:

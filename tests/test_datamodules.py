@@ -16,6 +16,7 @@ from ddm.datamodules import (
     CharacterVocabulary,
     CountDown,
     GPT2Vocabulary,
+    Images,
     SequenceDataModule,
     Text,
     Text8Vocabulary,
@@ -70,7 +71,12 @@ def small_bpe(**changes) -> Text:
     return small_text(**OBJECTS, **changes)
 
 
-DATA = pytest.mark.parametrize("make", [small_countdown, small_text, small_bpe])
+def small_images(**changes) -> Images:
+    """Return the built-in digits and their mirror images."""
+    return Images(**{"flip": True, "batch_size": 256, **changes})
+
+
+DATA = pytest.mark.parametrize("make", [small_countdown, small_text, small_bpe, small_images])
 
 
 class Recorder(LightningModule):

@@ -1,0 +1,221 @@
+"""Images as sequences of pixel levels."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, Integer, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchmetrics import Metric
+from torchvision.utils import make_grid
+
+from ddm.datamodules.image_sources import SOURCES, Pixels, read_folder
+from ddm.datamodules.sequences import SequenceDataModule
+from ddm.metrics import PCA, FrechetDistance, UnigramEntropy
+
+GRID_SIZE = 64
+"""Images with a smaller height are enlarged in a grid, by a whole factor."""
+
+
+class Images(SequenceDataModule):
+    r"""Images whose pixels are ordinal tokens, in the order (C, H, W).
+
+    Token :math:`((c H + h) W + w)` is the level of colour c in row h and column w, the order that
+    `ddm.backbones.UNet` reads. A pixel p in 0..D-1 has the level :math:`\lfloor p V / D \rfloor`;
+    a level is shown as the centre of its bin.
+
+    The sources 'mnist', 'fashion_mnist' and 'cifar10' have a test split of their own; of the
+    others, `val_fraction` of the images is the test split. The validation split is `val_fraction`
+    of all images that are not that official test split. `seed` alone says which images these are.
+    Known data sets are read on first use, so that samples of a checkpoint can be shown without.
+
+    Args:
+        source: 'digits' (inside of scikit-learn, 8 x 8, 17 levels), 'mnist', 'fashion_mnist',
+            'cifar10', or a folder of `*.png`, `*.jpg` and `*.jpeg` files of one size, at any depth.
+        root: The folder of 'mnist', 'fashion_mnist' or 'cifar10', in the layout of torchvision;
+            IDX files may also lie in it directly, or where Debian's `dataset-fashion-mnist` is.
+        download: Whether a missing data set is fetched into `root`.
+        num_levels: The number of levels V, at least 2; by default all D of the source.
+        flip: Whether training sees every image once as it is and once mirrored, per epoch.
+        batch_size: The number of images of a batch, in each process.
+        val_fraction: The share of images held out for validation, and for testing where the source
+            has no test split, in ]0, 0.5[.
+        num_workers: The number of processes that load batches; 0 is fastest for data in memory.
+        seed: The seed of the splits and of the order of the training images.
+
+    Attributes:
+        shape: Channels C, height H and width W.
+
+    Raises:
+        ValueError: If an argument is out of its domain, or images are missing, damaged or of
+            different sizes.
+    """
+
+    def __init__(
+        self,
+        source: str = "digits",
+        *,
+        root: str = "data",
+        download: bool = False,
+        num_levels: int | None = None,
+        flip: bool = False,
+        batch_size: int = 64,
+        val_fraction: float = 0.1,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
+        # Not logged: the logger refuses a name that the model has with another value.
+        self.save_hyperparameters(logger=False)
+        if not 0 < val_fraction < 0.5:
+            raise ValueError(
+                f"`val_fraction` must lie in ]0, 0.5[, got {val_fraction}: validation and "
+                "testing may take as much each; try 0.1."
+            )
+        known = SOURCES.get(source)
+        if known is not None:
+            self.shape, self.depth = known.shape, known.depth
+        elif Path(source).is_dir():
+            pixels = read_folder(Path(source))
+            self._pixels = pixels, None
+            channels, height, width = pixels.shape[1:]
+            self.shape, self.depth = (channels, height, width), 256
+        else:
+            raise ValueError(
+                f"`source` must be {', '.join(map(repr, SOURCES))} or an existing folder, got "
+                f"'{source}'; check the spelling and the working folder ('{Path.cwd()}')."
+            )
+        num_levels = self.depth if num_levels is None else num_levels
+        if not 2 <= num_levels <= self.depth:
+            raise ValueError(
+                f"`num_levels` must lie in 2..{self.depth}, the levels of '{source}', got "
+                f"{num_levels}; leave it out to keep all of them."
+            )
+        self.source, self.root, self.download = source, Path(root), download
+        self.flip, self.val_fraction = flip, val_fraction
+        self.vocab_size = num_levels
+        self.length = int(np.prod(self.shape))
+
+    def prepare_data(self) -> None:
+        """Read the images, or download them, in one process before the others read them."""
+        _ = self._splits
+
+    @cached_property
+    def train_tokens(self) -> Integer[Tensor, "N L"]:
+        """The training images, uint8, with shape (N, L); with `flip`, mirrored ones follow."""
+        tokens = self._splits[0]
+        if not self.flip:
+            return tokens
+        mirrored = tokens.unflatten(1, self.shape).flip(-1).flatten(1)
+        return torch.cat([tokens, mirrored])
+
+    @property
+    def val_tokens(self) -> Integer[Tensor, "N L"]:
+        """The validation images, uint8, with shape (N, L)."""
+        return self._splits[1]
+
+    @property
+    def test_tokens(self) -> Integer[Tensor, "N L"]:
+        """The test images, uint8, with shape (N, L)."""
+        return self._splits[2]
+
+    def encode(self, pixels: Pixels) -> UInt8[Tensor, "N L"]:
+        """Return the levels of pixels in 0..D-1, with shape (N, C, H, W), as tokens (N, L)."""
+        return self._levels.to(torch.uint8)[pixels.int()].flatten(1)
+
+    def to_images(self, tokens: Integer[Tensor, "B L"]) -> UInt8[Tensor, "B C H W"]:
+        """Return tokens as images in 0..255, with shape (B, C, H, W); the mask is white."""
+        brightness = torch.linspace(0, 255, self.depth, dtype=torch.float64)
+        centres = self._levels.bincount(brightness) / self._levels.bincount()
+        levels = tokens.cpu().long().clamp(0, self.vocab_size - 1)
+        return centres.round().to(torch.uint8)[levels].unflatten(1, self.shape)
+
+    def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
+        """Return each image as the numbers of its levels, row by row, colour after colour."""
+        width = len(str(self.vocab_size))
+        return [
+            "\n\n".join(
+                "\n".join(" ".join(f"{level:{width}d}" for level in row) for row in colour)
+                for colour in image
+            )
+            for image in tokens.unflatten(1, self.shape).tolist()
+        ]
+
+    def metrics(self) -> dict[str, Metric]:
+        """Return the distance to the held-out images, and the diversity inside of an image.
+
+        The features are 32 principal components of the pixels: no perceptual distance, and
+        not comparable with any that is computed from the features of a network.
+        """
+        distance = self._distance
+        num_features = distance.features.num_features
+        return {
+            f"frechet_pca{num_features}": distance.clone(),
+            "unigram_entropy": UnigramEntropy(),
+        }
+
+    def log_samples(
+        self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
+    ) -> None:
+        """Show samples in TensorBoard as one picture."""
+        writer.add_image(title, self._grid(tokens), step)
+
+    def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
+        """Write `samples.png`, a grid, and at most 64 samples also one by one in `samples/`.
+
+        Returns:
+            The grid, and the folder of the single images if there is one.
+        """
+        grid, singles = folder / "samples.png", folder / "samples"
+        _save_png(self._grid(tokens), grid)
+        if len(tokens) > 64:
+            return [grid]
+        singles.mkdir(exist_ok=True)
+        for index, image in enumerate(self.to_images(tokens)):
+            _save_png(image, singles / f"{index:02d}.png")
+        return [grid, singles]
+
+    @property
+    def _levels(self) -> Int[Tensor, " D"]:
+        """The level of every value of a pixel."""
+        return torch.arange(self.depth) * self.vocab_size // self.depth
+
+    @cached_property
+    def _pixels(self) -> tuple[Pixels, Pixels | None]:
+        return SOURCES[self.source].read(self.root, self.download)
+
+    @cached_property
+    def _splits(self) -> tuple[Tensor, Tensor, Tensor]:
+        pixels, test = self._pixels
+        del self._pixels  # the tokens are all that is needed from now on
+        order = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(pixels)))
+        tokens = self.encode(pixels)[order]
+        num_held_out = round(self.val_fraction * len(tokens))
+        num_train = len(tokens) - num_held_out * (2 if test is None else 1)
+        if num_held_out < 1 or num_train < 1:
+            raise ValueError(
+                f"`val_fraction` must leave an image in every split, got {self.val_fraction} for "
+                f"{len(tokens)} images of '{self.source}'; change it or give more images."
+            )
+        train, val, rest = tokens.tensor_split([num_train, num_train + num_held_out])
+        return train, val, rest if test is None else self.encode(test)
+
+    @cached_property
+    def _distance(self) -> FrechetDistance:
+        # 4,096 images in random order say as much of 32 directions as all of them.
+        features = PCA(self._splits[0][:4096], 32, scale=1 / (self.vocab_size - 1))
+        return FrechetDistance(torch.cat([self.val_tokens, self.test_tokens]), features)
+
+    def _grid(self, tokens: Int[Tensor, "B L"]) -> UInt8[Tensor, "3 height width"]:
+        images = self.to_images(tokens)
+        factor = max(1, GRID_SIZE // self.shape[1])
+        images = images.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+        return make_grid(images, nrow=max(1, round(len(images) ** 0.5)), pad_value=128)
+
+
+def _save_png(image: UInt8[Tensor, "C H W"], path: Path) -> None:
+    array = image.permute(1, 2, 0).squeeze(-1).numpy()
+    Image.fromarray(array).save(path)

@@ -1,0 +1,311 @@
+"""Images: the order of the pixels, levels, splits, what is read from where, and the metric."""
+
+import gzip
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from ddm.backbones import UNet
+from ddm.datamodules import Images, image_sources
+from ddm.metrics import PCA, FrechetDistance
+from image_files import write_idx, write_images
+
+
+def rows(tokens: Tensor) -> set[tuple[int, ...]]:
+    """Return the different sequences."""
+    return {tuple(row) for row in tokens.tolist()}
+
+
+def folder_of(path: Path, *arrays: np.ndarray, **arguments) -> Images:
+    """Return the images of a new folder with these arrays."""
+    for index, array in enumerate(arrays):
+        Image.fromarray(array).save(path / f"{index}.png")
+    return Images(str(path), **{"batch_size": 1, "val_fraction": 0.2, **arguments})
+
+
+# Tokens
+
+
+def test_order_is_colour_row_column(tmp_path):
+    """Token (c H + h) W + w is the level of colour c in row h and column w."""
+    arrays = np.random.default_rng(0).integers(256, size=(5, 2, 4, 3), dtype=np.uint8)
+    data = folder_of(tmp_path, *arrays)
+    assert data.shape == (3, 2, 4)
+    assert data.length == 24
+    assert data.vocab_size == 256
+    tokens = torch.cat([data.train_tokens, data.val_tokens, data.test_tokens])
+    assert rows(tokens) == rows(torch.from_numpy(arrays).permute(0, 3, 1, 2).flatten(1))
+    assert torch.equal(data.to_images(tokens).flatten(1), tokens)
+
+
+def test_unet_reads_this_order():
+    """A change of one pixel reaches only what its convolutions can see: rows and columns."""
+    shape = (2, 3, 17)
+    network = UNet(4, shape=shape, channels=4, multipliers=(1,), num_blocks=1)
+    seen = []
+    network.stem.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    x = torch.zeros(2, 102, dtype=torch.long)
+    c, h, w = 1, 2, 5
+    x[1, (c * shape[1] + h) * shape[2] + w] = 3
+    network(x, torch.zeros(2))
+    changed = (seen[0][0] != seen[0][1]).unflatten(0, (2, -1)).any(1).nonzero()
+    assert changed.tolist() == [[c, h, w]]
+
+
+@pytest.mark.parametrize("num_levels", [2, 3, 8, 100, 256])
+def test_levels_are_uniform_bins(tmp_path, num_levels):
+    """Bins differ by at most one value in width; their centres have their own level."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    data = folder_of(tmp_path, *5 * [ramp], num_levels=num_levels)
+    assert data.vocab_size == num_levels
+    tokens = data.encode(torch.from_numpy(ramp)[None, None])
+    widths = tokens.flatten().bincount(minlength=num_levels)
+    assert len(widths) == num_levels
+    assert widths.max() - widths.min() <= (256 % num_levels > 0)
+    shown = data.to_images(tokens)
+    assert torch.equal(data.encode(shown), tokens)
+    assert (shown.flatten().int() - torch.arange(256)).abs().max() <= widths.max() // 2
+
+
+def test_digits():
+    """The built-in digits have 17 levels, shown from black to white, and decode to rows."""
+    data = Images()
+    assert (data.vocab_size, data.length, data.shape) == (17, 64, (1, 8, 8))
+    splits = (data.train_tokens, data.val_tokens, data.test_tokens)
+    assert [len(split) for split in splits] == [1437, 180, 180]
+    assert data.train_tokens.max() == 16
+    assert data.to_images(torch.tensor([[0, 16, 17] + 61 * [8]])).unique().tolist() == [0, 128, 255]
+    (text,) = data.decode(torch.arange(64)[None] % 17)
+    assert text.splitlines()[1] == " 8  9 10 11 12 13 14 15"
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_splits_partition_the_images(seed):
+    """Every image is in one split, and which one depends on the seed alone."""
+    data, again = Images(seed=seed), Images(seed=seed)
+    parts = [data.train_tokens, data.val_tokens, data.test_tokens]
+    whole = torch.cat(parts)
+    everything = image_sources.read_digits(Path(), False)[0].flatten(1)
+    assert torch.equal(
+        *(torch.unique(x, dim=0, return_counts=True)[1] for x in (whole, everything))
+    )
+    assert rows(whole) == rows(everything)
+    assert torch.equal(again.val_tokens, data.val_tokens)
+    assert not torch.equal(Images(seed=seed + 1).val_tokens, data.val_tokens)
+
+
+def test_flips_are_for_training_only():
+    """With `flip` every training image comes once as it is and once with its columns reversed."""
+    plain, flipped = Images(), Images(flip=True)
+    images = plain.train_tokens.view(-1, 8, 8)
+    both = torch.cat([images, images.flip(-1)]).flatten(1)
+    assert torch.equal(flipped.train_tokens, both)
+    for name in ("val_tokens", "test_tokens"):
+        assert torch.equal(getattr(flipped, name), getattr(plain, name))
+
+
+# Sources
+
+
+@pytest.mark.parametrize("place", ["FashionMNIST/raw", ".", "shared"])
+def test_idx_files(tmp_path, monkeypatch, place):
+    """Packed or not, IDX files are found in torchvision's layout, directly, and in Debian's."""
+    monkeypatch.setattr(image_sources, "SHARED", tmp_path / "debian")
+    folder = tmp_path / ("debian/fashion-mnist" if place == "shared" else place)
+    train, test = write_idx(folder, packed=place != ".")
+    data = Images("fashion_mnist", root=str(tmp_path), val_fraction=0.2)
+    assert data.shape == (1, 28, 28)
+    assert len(data.train_tokens) == 16
+    tokens = torch.cat([data.train_tokens, data.val_tokens])
+    assert rows(tokens) == rows(torch.from_numpy(train).flatten(1))
+    assert torch.equal(data.test_tokens, torch.from_numpy(test).flatten(1))
+
+
+def test_cifar10(monkeypatch):
+    """CIFAR-10 comes from torchvision, which gives (H, W, C), with its own test split."""
+
+    class Fake:
+        base_folder = "cifar-10-batches-py"
+
+        def __init__(self, root, train, *, download):
+            self.data = np.full((20 if train else 4, 32, 32, 3), [1, 2, 3], np.uint8)
+
+    monkeypatch.setattr(image_sources.datasets, "CIFAR10", Fake)
+    data = Images("cifar10")
+    assert [len(x) for x in (data.train_tokens, data.val_tokens, data.test_tokens)] == [18, 2, 4]
+    assert data.train_tokens[0].view(3, -1).unique(dim=1).tolist() == [[1], [2], [3]]
+
+
+def test_folder_of_grey_and_coloured_images(tmp_path):
+    """Grey images keep one channel, unless one image has colours; folders are read in depth."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    grey = folder_of(tmp_path / "a" / "b", *5 * [np.full((2, 3), 7, np.uint8)])
+    assert grey.shape == (1, 2, 3)
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "a" / "colour.PNG")
+    data = Images(str(tmp_path), val_fraction=0.2)
+    assert data.shape == (3, 2, 3)
+    tokens = torch.cat([data.train_tokens, data.val_tokens, data.test_tokens])
+    assert rows(tokens) == {18 * (7,), (*6 * [1], *6 * [2], *6 * [3])}
+
+
+def test_unreadable_files_are_skipped(tmp_path):
+    """What is no whole image is skipped, counted, and the first ones are named."""
+    write_images(tmp_path, (1, 16, 16), num=10)
+    whole = (tmp_path / "0.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.warns(UserWarning, match=r"3 of 13 .*cut\.png' \(.*deep\.png' \(more than 8 bits"):
+        data = Images(str(tmp_path))
+    assert len(data.train_tokens) == 8
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: Images("cifr10"), r"`source` must be 'digits', .* got 'cifr10'; check"),
+        (lambda p: Images(str(p)), r"`source` must name a folder with images, got .*\*\.png"),
+        (lambda p: Images(num_levels=18), r"`num_levels` must lie in 2\.\.17, .*got 18; leave"),
+        (lambda p: Images(num_levels=1), r"`num_levels` must lie in 2\.\.17, .*got 1; leave"),
+        (lambda p: Images(val_fraction=0.5), r"`val_fraction` must lie in \]0, 0\.5\[, got 0\.5"),
+        (
+            lambda p: Images(val_fraction=1e-4).val_tokens,
+            r"`val_fraction` must leave an image in every split, got 0\.0001 for 1797 images",
+        ),
+    ],
+)
+def test_errors(make, message, tmp_path):
+    """Errors name the argument, the rule, the value and the remedy."""
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["mnist", "fashion_mnist", "cifar10"])
+def test_absent_data_set(source, tmp_path, monkeypatch):
+    """The error names the folders that were looked into; nothing is fetched unasked."""
+    monkeypatch.setattr(image_sources, "SHARED", tmp_path / "debian")
+    data = Images(source, root=str(tmp_path))
+    message = f"the data set '{source}', which is not in '{tmp_path}"
+    with pytest.raises(ValueError, match=rf"`root` .*{re.escape(message)}.*`download=True`"):
+        data.prepare_data()
+
+
+def test_damaged_files(tmp_path):
+    """A damaged data set and a folder of unequal or broken images are refused by name."""
+    write_idx(tmp_path, packed=True)
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    whole = gzip.decompress(path.read_bytes())
+    for content in (path.read_bytes()[:-9], gzip.compress(whole[:-1]), gzip.compress(b"1234" * 5)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"whole IDX files, but .*t10k.*gz' is damaged"):
+            _ = Images("mnist", root=str(tmp_path)).test_tokens
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "0.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"1 of 1 images cannot be read: .*0\.png' \(no image\)"):
+        Images(str(folder))
+    Image.new("L", (4, 2)).save(folder / "0.png")
+    Image.new("L", (4, 3)).save(folder / "1.png")
+    with pytest.raises(ValueError, match=r"one size, got 4 x 2 for .* and 4 x 3 for .*1\.png'"):
+        Images(str(folder))
+
+
+# Samples
+
+
+@pytest.mark.parametrize("num", [3, 65])
+def test_samples_are_pictures(tmp_path, num):
+    """TensorBoard and files show the images; single files hold the very levels."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = Images()
+    tokens = data.val_tokens[:num].long()
+    paths = data.save_samples(tokens, tmp_path)
+    assert paths == [tmp_path / "samples.png"] + (num == 3) * [tmp_path / "samples"]
+    singles = sorted((tmp_path / "samples").glob("*.png"))
+    assert len(singles) == (3 if num == 3 else 0)
+    for path, image in zip(singles, data.to_images(tokens), strict=False):
+        assert np.array_equal(np.asarray(Image.open(path)), image[0].numpy())
+    with Image.open(paths[0]) as grid:
+        assert grid.size == ((2 * 66 + 2,) * 2 if num == 3 else (8 * 66 + 2, 9 * 66 + 2))
+    with SummaryWriter(str(tmp_path / "log")) as writer:
+        data.log_samples(writer, "samples", tokens, 0)
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    assert events.Tags()["images"] == ["samples"]
+
+
+# The metric
+
+
+def exact_sample(mean: Tensor, std: Tensor) -> Tensor:
+    """Return 8 vectors with exactly this mean and standard deviation, not correlated."""
+    signs = torch.tensor([[(k >> i & 1) * 2.0 - 1 for i in range(3)] for k in range(8)])
+    return mean + (7 / 8) ** 0.5 * std * signs.double()
+
+
+@pytest.mark.parametrize("rank", [3, 2, 0])
+def test_frechet_distance_of_diagonal_gaussians(rank):
+    """|mean difference|^2 + sum (std difference)^2, with and without full rank."""
+    mean, std = torch.tensor([[1.0, -2, 0.5], [2.0, 1, 3]]).double()
+    std[rank:] = 0
+    other = torch.tensor([0.5, 4, 2]).double()
+    metric = FrechetDistance(exact_sample(torch.zeros(3).double(), other), torch.nn.Identity())
+    for batch in exact_sample(mean, std).split(3):
+        metric.update(batch)
+    expected = mean.square().sum() + (std - other).square().sum()
+    torch.testing.assert_close(metric.compute(), expected, rtol=1e-13, atol=0)
+
+
+def test_frechet_distance_to_itself_is_zero():
+    """Equal sets have distance 0 to rounding, also with fewer vectors than dimensions."""
+    data = Images()
+    for num in (2, 20, 360):
+        held_out = torch.cat([data.val_tokens, data.test_tokens])[:num]
+        metric = FrechetDistance(held_out, data.metrics()["frechet_pca32"].features)
+        metric.update(held_out)
+        spread = metric.reference_covariance.trace()
+        assert metric.compute() <= 1e-13 * spread
+        metric.reset()
+        metric.update(held_out[:1])
+        assert metric.compute().isnan()
+
+
+def test_frechet_distance_tells_digits_from_noise():
+    """Training digits are nearer to held-out ones than are pixels drawn independently."""
+    data = Images()
+    train = data.train_tokens[:360].long()
+    order = torch.rand(train.shape, generator=torch.Generator().manual_seed(0)).argsort(dim=0)
+    values = [
+        data.measure(tokens, tokens)["frechet_pca32"] for tokens in (train, train.gather(0, order))
+    ]
+    assert values[0] < 0.2 < 1 < values[1]
+    assert data.measure(train, train)["frechet_pca32"] == values[0]  # no state is left behind
+
+
+def test_pca_is_an_orthogonal_projection():
+    """The features are uncorrelated with the largest variances; all of them keep distances."""
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double()
+    x = x * torch.arange(1, 7)
+    variances = torch.linalg.eigvalsh(x.T.cov())
+    torch.testing.assert_close(PCA(x, 2)(x).T.cov(), variances[-2:].diag())
+    torch.testing.assert_close(torch.pdist(PCA(x, 99)(x)), torch.pdist(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: FrechetDistance(x[:1], torch.nn.Identity()), "`reference` .* got 1; give more"),
+        (lambda x: PCA(x, 0), "`num_features` and the number of vectors .* got 0 and 2; raise"),
+    ],
+)
+def test_metric_errors(make, message):
+    """Errors name the argument, the rule, the value and the remedy."""
+    with pytest.raises(ValueError, match=message):
+        make(torch.zeros(2, 3))
