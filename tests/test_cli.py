@@ -19,6 +19,7 @@ from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import tokens_to_midi
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimised
+from image_files import write_idx, write_images
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -91,8 +92,8 @@ def checkpoint(trained: Path) -> Path:
 def shrink(config: dict) -> dict:
     """Make the sizes of a configuration small; what is wired to what stays as it is."""
     config["trainer"]["accelerator"] = "cpu"
-    small = {"batch_size": 2, "num_samples": 8, "num_val": 8, "num_steps": [2]}
-    for part in (config["data"], *config["trainer"]["callbacks"]):
+    small = {"batch_size": 2, "num_samples": 8, "num_val": 8, "num_steps": [2], "channels": 16}
+    for part in (config["data"], config["model"]["backbone"], *config["trainer"]["callbacks"]):
         arguments = part.get("init_args", {})
         arguments.update({key: value for key, value in small.items() if key in arguments})
     return config
@@ -105,16 +106,49 @@ def write_tunes(folder: Path) -> None:
         tokens_to_midi(30 + i + torch.arange(300) % 12).write(str(folder / f"{i}.mid"))
 
 
+def stand_in(config: dict, folder: Path) -> None:
+    """Put small files where a configuration looks for a data set that is not at hand."""
+    arguments = config["data"]["init_args"]
+    source = arguments.get("source")
+    if config["data"]["class_path"] == "Midi":
+        write_tunes(folder)
+        arguments["path"] = str(folder)
+    if source == "fashion_mnist":
+        arguments["root"] = str(folder)
+        write_idx(folder)
+    elif source == "cifar10":  # its files have checksums
+        arguments.update(source=str(folder), val_fraction=0.2)
+        write_images(folder, tuple(config["model"]["backbone"]["init_args"]["shape"]), num=20)
+
+
+def small(path: Path, folder: Path) -> Path:
+    """Write a small version of a configuration."""
+    config = shrink(yaml.safe_load(path.read_text()))
+    stand_in(config, folder / "data")
+    (folder / path.name).write_text(yaml.safe_dump(config))
+    return folder / path.name
+
+
+FAST = ("--trainer.fast_dev_run=true", "--trainer.precision=32")
+IMAGES = [path for path in CONFIGS if "Images" in path.read_text()]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every shipped configuration trains, validates and draws samples."""
     monkeypatch.chdir(tmp_path)
-    small = tmp_path / path.name
-    config = shrink(yaml.safe_load(path.read_text()))
-    small.write_text(yaml.safe_dump(config))
-    if config["data"]["class_path"] == "Midi":
-        write_tunes(tmp_path / config["data"]["init_args"]["path"])
-    train(f"--config={small}", "--trainer.fast_dev_run=true", "--trainer.precision=32")
+    train(f"--config={small(path, tmp_path)}", *FAST)
+
+
+@pytest.mark.parametrize("kernel", ["Absorbing", "Uniform"])
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_images_with_another_kernel(
+    path: Path, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One argument trains an image model with a kernel that its configuration does not have."""
+    monkeypatch.chdir(tmp_path)
+    module = train(f"--config={small(path, tmp_path)}", *FAST, f"--model.kernel={kernel}")
+    assert type(module.process.kernel).__name__ == kernel
 
 
 @pytest.mark.parametrize(
