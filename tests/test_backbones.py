@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ddm.backbones import MLP, Backbone, CategoricalHead, Head, LogisticHead, Transformer, UNet
 from ddm.backbones.base import sinusoidal
-from ddm.backbones.transformer import rotary_angles, rotate
+from ddm.backbones.transformer import _NeighbourEmbedding, rotary_angles, rotate
 from ddm.backbones.unet import state_features
 
 K = 5
@@ -21,6 +21,11 @@ K = 5
 def transformer(**kwargs: Any) -> Backbone:
     """Small transformer; takes any length, here used with 16 tokens."""
     return Transformer(K, dim=16, depth=2, num_heads=2, **kwargs)
+
+
+def reaching_transformer(**kwargs: Any) -> Backbone:
+    """The same transformer, whose embedding sees two neighbours on each side."""
+    return transformer(reach=2, **kwargs)
 
 
 def unet(**kwargs: Any) -> Backbone:
@@ -46,7 +51,7 @@ def mlp(**kwargs: Any) -> Backbone:
     return MLP(K, length=16, dim=16, depth=2, **kwargs)
 
 
-BACKBONES = [transformer, unet, logistic_unet, mlp]
+BACKBONES = [transformer, reaching_transformer, unet, logistic_unet, mlp]
 L = 16
 
 backbones = pytest.mark.parametrize("make", BACKBONES)
@@ -396,6 +401,7 @@ def test_logistic_head_without_its_mask_is_a_logistic_head() -> None:
         (lambda: Transformer(K, depth=0), "`depth` must be at least 1, got 0"),
         (lambda: Transformer(K, dim=30, num_heads=4), "multiple of `num_heads`, got 30 and 4"),
         (lambda: Transformer(K, dim=12, num_heads=4), "must be even, .* 12 / 4 = 3; .* dim=16"),
+        (lambda: Transformer(K, reach=-1), "`reach` must be at least 0, got -1"),
         (lambda: Transformer(K, dropout=1.0), r"`dropout` must be in \[0, 1\), got 1.0"),
         (lambda: MLP(K, length=0), "`length` must be at least 1, got 0"),
         (lambda: UNet(K, shape=(1, 0, 8)), r"`shape` must be positive integers, got \(1, 0, 8\)"),
@@ -434,3 +440,13 @@ def test_one_time_per_sequence_is_required(make: Callable[..., Backbone]) -> Non
     """One time for two sequences is refused; shape checks, if switched on, raise a TypeError."""
     with pytest.raises((ValueError, TypeError)):
         make()(tokens(2), times(0.2))
+
+
+def test_neighbour_embedding_is_a_convolution() -> None:
+    """It is the convolution of the one-hot tokens, with one vector for what is past the ends."""
+    embedding = _NeighbourEmbedding(K, dim=6, reach=2)
+    x, beyond = tokens(), embedding.tables.weight[0]
+    kernel = embedding.tables.weight[1:].view(5, K, 6).permute(2, 1, 0)
+    expected = nn.functional.conv1d(nn.functional.one_hot(x, K).float().mT, kernel, padding=2).mT
+    past = torch.tensor([2, 1, *[0] * (L - 4), 1, 2])[:, None]
+    torch.testing.assert_close(embedding(x), expected + past * beyond)

@@ -108,6 +108,28 @@ class _Block(nn.Module):
         return h + gate_n * self.dropout(self.network(self.norm(h) * (1 + scale_n) + shift_n))
 
 
+class _NeighbourEmbedding(nn.Module):
+    """Sum of learned vectors for the token at a position and those up to `reach` steps away.
+
+    Every distance has a table of its own, so the sum is a linear view of the tokens around.
+    """
+
+    def __init__(self, num_states: int, dim: int, reach: int) -> None:
+        super().__init__()
+        self.num_states = num_states
+        self.reach = reach
+        # All tables in one, for a fused kernel; row 0 is whatever lies past the ends.
+        rows = 1 + (2 * reach + 1) * num_states
+        self.tables = nn.EmbeddingBag(rows, dim, mode="sum")
+
+    def forward(self, x_t: Int[Tensor, "B L"]) -> Float[Tensor, "B L dim"]:
+        window = 2 * self.reach + 1
+        tokens = F.pad(x_t, (self.reach, self.reach), value=-1).unfold(1, window, 1)
+        first = 1 + self.num_states * torch.arange(window, device=x_t.device)
+        rows = torch.where(tokens < 0, 0, first + tokens)
+        return self.tables(rows.flatten(0, 1)).view(*x_t.shape, -1)
+
+
 class Transformer(Backbone):
     r"""Bidirectional transformer with rotary positions, for sequences of any length.
 
@@ -130,6 +152,9 @@ class Transformer(Backbone):
         num_heads: Number of attention heads, at least 1.
         time_conditioning: Whether the output depends on t; if not, no parameter is spent on it.
         dropout: Fraction of the output of each layer that is dropped in training, in [0, 1).
+        reach: Number of neighbours on each side whose embeddings are added to that of a token. What
+            stands next to what is then known from the first training step on, which characters
+            gain much from. Each neighbour takes another K * dim parameters.
 
     Raises:
         ValueError: If an argument is outside of its domain.
@@ -144,8 +169,10 @@ class Transformer(Backbone):
         num_heads: int = 4,
         time_conditioning: bool = True,
         dropout: float = 0.0,
+        reach: int = 0,
     ) -> None:
         require_at_least(1, dim=dim, depth=depth, num_heads=num_heads)
+        require_at_least(0, reach=reach)
         require_dropout(dropout)
         if dim % num_heads:
             raise ValueError(
@@ -163,9 +190,12 @@ class Transformer(Backbone):
             time_embedding=TimeEmbedding(CONDITION_DIM) if time_conditioning else None,
         )
         self.head_dim = dim // num_heads
-        self.embedding = nn.Embedding(num_states, dim)
+        self.embedding = (
+            _NeighbourEmbedding(num_states, dim, reach) if reach else nn.Embedding(num_states, dim)
+        )
         # Small, so that the first updates of the gates already matter beside the embedding.
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        for table in self.embedding.parameters():
+            nn.init.normal_(table, std=0.02)
         self.blocks = nn.ModuleList(
             _Block(dim, num_heads, dropout, conditional=time_conditioning) for _ in range(depth)
         )
