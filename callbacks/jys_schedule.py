@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ddm.denoisers import Denoiser
+from ddm.denoisers import Denoiser, common_mask
 from ddm.module import DiscreteDiffusion
 from ddm.samplers import Analytic, Sampler
 from ddm.schedules import (
@@ -40,6 +40,11 @@ def tokens_of(batch: Any) -> Tensor:  # noqa: ANN401
     return batch
 
 
+def prompt_mask_of(batch: Any) -> Tensor | None:  # noqa: ANN401
+    """Return the positions of a batch that are given: the entry "prompt_mask", if there is one."""
+    return batch.get("prompt_mask") if isinstance(batch, dict) else None
+
+
 class JYSScheduleCallback(Callback):
     r"""Re-optimise the sampling schedule from the current weights, periodically.
 
@@ -48,7 +53,8 @@ class JYSScheduleCallback(Callback):
     keeps the best of {uniform, cosine, previous, new} as judged on sequences that the search did
     not use. Training itself is left alone: random states, train or eval mode, gradients and
     precision are as they were, so that a run with the callback trains the same weights as a run
-    without it. Under DDP every rank measures its own shard and all get the same schedules.
+    without it. Under DDP every rank measures its own shard and all get the same schedules. Where
+    training batches have a prompt, schedules are those for generation around it.
 
     The schedules are in the callback's state, so that they travel with checkpoints, and in a JSON
     file `<checkpoint>.schedules.json` beside each of them, which `scripts/sample.py` reads. A
@@ -69,6 +75,8 @@ class JYSScheduleCallback(Callback):
         denoiser: How to get the denoiser out of the module; `module.denoiser` by default.
         sampler: The sampler to optimise for; by default the module's own, or `Analytic`.
         tokens: How to get x_0, (B, L), out of a training batch.
+        prompt_mask: How to get the positions that are given, (L,) or (B, L) with equal rows, out of
+            a training batch; by default its entry "prompt_mask", else none.
         seed: Seed of the measurements' noise.
 
     Raises:
@@ -87,6 +95,7 @@ class JYSScheduleCallback(Callback):
         denoiser: Callable[[LightningModule], Denoiser] | None = None,
         sampler: Sampler | None = None,
         tokens: Callable[[Any], Tensor] = tokens_of,
+        prompt_mask: Callable[[Any], Tensor | None] = prompt_mask_of,
         seed: int = 0,
     ) -> None:
         if every_n_epochs is not None and every_n_steps is not None:
@@ -116,10 +125,12 @@ class JYSScheduleCallback(Callback):
         self.denoiser = denoiser or _denoiser_of
         self.sampler = sampler
         self.tokens = tokens
+        self.prompt_mask = prompt_mask
         self.seed = seed
         self.optimised = Optimised({})
         self.history: list[dict[str, Any]] = []
         self._recent: deque[Tensor] = deque()
+        self._mask: Tensor | None = None
         self._last_update = 0
         self._began = 0.0
         self._spent = 0.0
@@ -178,6 +189,7 @@ class JYSScheduleCallback(Callback):
                 f"{tuple(rows.shape)}; say how to get them out of a batch."
             )
         self._recent.append(rows)
+        self._mask = self.prompt_mask(batch)
         while sum(map(len, list(self._recent)[1:])) * trainer.world_size >= self.num_samples:
             self._recent.popleft()
         step = trainer.global_step
@@ -226,9 +238,11 @@ class JYSScheduleCallback(Callback):
         try:
             with _undisturbed(trainer, pl_module):
                 denoiser = self.denoiser(pl_module)
-                found = self.optimizer(denoiser, sampler, x_0, self.num_steps, generator=generator)
+                mask = None if self._mask is None else common_mask(self._mask)
+                settings: dict[str, Any] = {"prompt_mask": mask, "generator": generator}
+                found = self.optimizer(denoiser, sampler, x_0, self.num_steps, **settings)
                 if found.table is None:  # needed to judge what was found, and to draw it
-                    table = OptimalSteps().table(denoiser, sampler, x_0, generator=generator)
+                    table = OptimalSteps().table(denoiser, sampler, x_0, **settings)
                     found = Optimised(found.schedules, found.num_calls + table.num_calls, table)
         except ValueError as error:
             rank_zero_warn(f"Schedules are not updated at step {step}, the old ones stay: {error}")

@@ -22,21 +22,31 @@ class TokenSequences(Dataset[Batch]):
 
     Args:
         tokens: Sequences of any integer type, with shape (N, L); a strided view is fine.
+        prompt_mask: The positions that are given in conditional generation, with shape (L,). If
+            there are any, items hold them as "prompt_mask" beside "tokens", in the same shape.
     """
 
-    def __init__(self, tokens: Integer[Tensor, "N L"]) -> None:
+    def __init__(
+        self, tokens: Integer[Tensor, "N L"], prompt_mask: Bool[Tensor, " L"] | None = None
+    ) -> None:
         self.tokens = tokens
+        self.prompt_mask = prompt_mask if prompt_mask is not None and prompt_mask.any() else None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def __getitem__(self, index: int) -> Batch:
         """Return one sequence as `{"tokens": (L,)}`, of type int64."""
-        return {"tokens": self.tokens[index].long()}
+        return self._item(self.tokens[index].long())
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return a batch as `{"tokens": (B, L)}`, of type int64; the loader calls this."""
-        return {"tokens": self.tokens[torch.tensor(indices)].long()}
+        return self._item(self.tokens[torch.tensor(indices)].long())
+
+    def _item(self, tokens: Tensor) -> Batch:
+        if self.prompt_mask is None:
+            return {"tokens": tokens}
+        return {"tokens": tokens, "prompt_mask": self.prompt_mask.expand(tokens.shape)}
 
 
 class SequenceDataModule(LightningDataModule, ABC):
@@ -44,7 +54,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     A concrete class sets `vocab_size` and `length` in its constructor, where the command line
     links them into the model, and gives the three splits as tensors. Batches are
-    `{"tokens": (B, L)}` of type int64.
+    `{"tokens": (B, L)}` of type int64 and, in conditional generation, `"prompt_mask"` (B, L).
 
     The order of the training sequences is a function of `seed` and the epoch alone, so a run
     that resumes at the end of an epoch sees the batches that the uninterrupted run would have
@@ -58,8 +68,8 @@ class SequenceDataModule(LightningDataModule, ABC):
     Attributes:
         vocab_size: The number V of tokens.
         length: The number L of tokens of a sequence.
-        prompt_length: The number of first tokens that are given in conditional generation; samples
-            then continue held-out sequences.
+        prompt_length: The number of first tokens that are given in conditional generation: training
+            then keeps them clean, and samples continue held-out sequences.
     """
 
     vocab_size: int
@@ -138,7 +148,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         Raises:
             ValueError: If a process has fewer sequences than one batch.
         """
-        dataset = TokenSequences(self.train_tokens)
+        dataset = TokenSequences(self.train_tokens, self.prompt_mask)
         trainer = self.trainer
         # Only a sampler with `set_epoch` makes the order independent of the global random state,
         # which a resumed run does not restore. It needs to know the processes: Lightning
@@ -159,11 +169,11 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return all validation sequences in order, in batches."""
-        return self._loader(TokenSequences(self.val_tokens))
+        return self._loader(TokenSequences(self.val_tokens, self.prompt_mask))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return all test sequences in order, in batches."""
-        return self._loader(TokenSequences(self.test_tokens))
+        return self._loader(TokenSequences(self.test_tokens, self.prompt_mask))
 
     def _loader(
         self, dataset: TokenSequences, sampler: DistributedSampler[Batch] | None = None

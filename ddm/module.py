@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 
 from ddm.backbones.base import require_at_least
-from ddm.denoisers import Denoiser, MeanDenoiser, ScoreDenoiser
+from ddm.denoisers import Denoiser, MeanDenoiser, ScoreDenoiser, given_prompt
 from ddm.functional import stratified_times
 from ddm.kernels import Kernel
 from ddm.losses import NELBO, Loss, ScoreEntropy
@@ -37,9 +37,11 @@ TRAINING, EVALUATION, PREDICTION = range(3)
 class DiscreteDiffusion(LightningModule):
     """Discrete diffusion model: kernel, noise, network, loss and sampler, wired for Lightning.
 
-    Batches are `{"tokens": (B, L)}`, int64 in 0..V-1. `trainer.predict` draws one sample per
-    sequence of its batches and, where they hold `"prompt_mask"` (B, L), keeps the tokens that it
-    marks.
+    Batches are `{"tokens": (B, L)}`, int64 in 0..V-1. Where they also hold `"prompt_mask"` (B, L),
+    the model is conditional: the tokens that it marks are given. In training and validation they
+    stay clean while the others are noised, and losses and bounds are those of the others, per free
+    token; the same positions have to be marked in all sequences (`PromptedDenoiser` says why).
+    `trainer.predict` draws one sample per sequence of its batches and keeps the marked tokens.
 
     The noise of a training batch depends on the seed, the epoch and the index of the batch alone,
     so a resumed run continues exactly as if it had not stopped (dropout excepted, which draws from
@@ -168,11 +170,11 @@ class DiscreteDiffusion(LightningModule):
         self._seed = torch.initial_seed()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss in nats per token."""
-        x_0 = self._data(batch, batch_idx)
+        """Return the loss in nats per free token."""
+        denoiser, x_0 = self._data(batch, batch_idx)
         generator = self._generator(TRAINING, self._seed, self.current_epoch, batch_idx)
         t = stratified_times(len(x_0), generator, x_0.device)
-        nats = self.loss(self.denoiser, x_0, t, generator).mean() / self.length
+        nats = self.loss(denoiser, x_0, t, generator).mean() / x_0.shape[1]
         self.log("train/loss", nats.detach() / math.log(2), prog_bar=True)
         return nats
 
@@ -261,19 +263,23 @@ class DiscreteDiffusion(LightningModule):
                 )
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
-        x_0 = self._data(batch, batch_idx)
+        denoiser, x_0 = self._data(batch, batch_idx)
         generator = self._generator(EVALUATION, batch_idx)
         t = stratified_times(len(x_0), generator, x_0.device)
-        bits = self.bound(self.denoiser, x_0, t, generator).mean() / (self.length * math.log(2))
+        bits = self.bound(denoiser, x_0, t, generator).mean() / (x_0.shape[1] * math.log(2))
         name = f"{stage}/bits_per_token"
         self.log(name, bits, prog_bar=True, sync_dist=True, batch_size=len(x_0))
 
-    def _data(self, batch: Batch, batch_idx: int) -> Int[Tensor, "B L"]:
-        """Return the tokens; those of an epoch's first batch are checked (it costs a wait)."""
+    def _data(self, batch: Batch, batch_idx: int) -> tuple[Denoiser, Int[Tensor, "B F"]]:
+        """Return the denoiser given the prompt, if there is one, and the free tokens.
+
+        The tokens of an epoch's first batch are checked. On accelerators that costs a wait, and so
+        does the prompt of any batch.
+        """
         x_0 = batch["tokens"]
         if batch_idx == 0:
             check_tokens(x_0, self.process.kernel.vocab_size, self.length)
-        return x_0
+        return given_prompt(self.denoiser, x_0, batch.get("prompt_mask"))
 
     def _generator(self, *seed: int) -> torch.Generator:
         """Return a generator that depends on the given numbers and the rank."""

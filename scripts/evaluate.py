@@ -62,7 +62,13 @@ def find_schedules(
         if None in schedules.values() or not schedules:
             optimizer = OptimalSteps() if name == "optimal" else JumpYourSteps()
             result = optimizer(
-                module.denoiser, module.sampler, x_0, num_steps, generator=generator, progress=True
+                module.denoiser,
+                module.sampler,
+                x_0,
+                num_steps,
+                prompt_mask=data.prompt_mask,
+                generator=generator,
+                progress=True,
             )
             found[name] = result.schedules
         else:

@@ -2,7 +2,8 @@
 
 Measures what every step costs on training sequences, finds the best schedule for every number of
 steps, keeps the best of {uniform, cosine, found} as judged on sequences the search did not use, and
-writes `<name>.schedules.json`, which `scripts/sample.py` reads, with two plots beside it.
+writes `<name>.schedules.json`, which `scripts/sample.py` reads, with three plots beside it. Where
+the data ask for conditional generation, schedules are those for generation around their prompt.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddm.callbacks.jys_schedule import schedules_beside
+from ddm.callbacks.jys_schedule import prompt_mask_of, schedules_beside
 from ddm.checkpoint import load_data, load_model
+from ddm.denoisers import common_mask
 from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised, SamplingSchedule, keep_best
 from ddm.schedules.plots import plot_costs, plot_density, plot_schedules
 
@@ -20,8 +22,8 @@ import torch
 from torch import Tensor
 
 
-def training_tokens(checkpoint: Path, num: int) -> Tensor:
-    """Return the first `num` training sequences of the checkpoint's data.
+def training_tokens(checkpoint: Path, num: int) -> tuple[Tensor, Tensor | None]:
+    """Return the first `num` training sequences of the data, and the positions that are given.
 
     Raises:
         ValueError: The checkpoint does not say what data it was trained on, or they are few.
@@ -40,7 +42,8 @@ def training_tokens(checkpoint: Path, num: int) -> Tensor:
         count += len(batches[-1])
         if count >= num:
             break
-    return torch.cat(batches)[:num]
+    mask = prompt_mask_of(batch)
+    return torch.cat(batches)[:num], None if mask is None else common_mask(mask)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,7 +75,8 @@ def main(args: Sequence[str] | None = None) -> Optimised:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         optimizer = OptimalSteps(**gamma, batch_size=options.batch_size)
         module = load_model(options.checkpoint).to(device).eval()
-        x_0 = training_tokens(options.checkpoint, options.num_samples).to(device)
+        x_0, mask = training_tokens(options.checkpoint, options.num_samples)
+        x_0 = x_0.to(device)
         out = schedules_beside(options.checkpoint)
         out = out if options.out is None else options.out / out.name
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -81,13 +85,13 @@ def main(args: Sequence[str] | None = None) -> Optimised:
 
     generator = torch.Generator(device).manual_seed(options.seed)
     setting = (module.denoiser, module.sampler, x_0, options.num_steps)
-    found = optimizer(*setting, generator=generator, progress=True)
+    found = optimizer(*setting, prompt_mask=mask, generator=generator, progress=True)
     table, num_calls = found.table, found.num_calls
     assert table is not None
     methods = {"optimal": found.schedules}
     if options.method == "jys":
         jys = JumpYourSteps(batch_size=options.batch_size)
-        result = jys(*setting, generator=generator, progress=True)
+        result = jys(*setting, prompt_mask=mask, generator=generator, progress=True)
         methods["jys"], num_calls = result.schedules, num_calls + result.num_calls
 
     kept = {}

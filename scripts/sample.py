@@ -73,7 +73,8 @@ def encode_prompt(
     """Return the prompt as the first tokens of a sequence (1, L), and the mask that marks them.
 
     Raises:
-        ValueError: The text is empty, too long, or not in the vocabulary.
+        ValueError: The text is empty, too long, shorter than the prompts of training, or not in the
+            vocabulary.
     """
     encode = getattr(data, "encode", None)
     if encode is not None:
@@ -86,9 +87,12 @@ def encode_prompt(
                 f"`prompt` must be token numbers separated by spaces, got {text!r}: the data "
                 "module does not encode text."
             ) from None
-    if not 0 < len(tokens) <= module.length:
+    # The network of a conditional model has never seen these positions noised.
+    least = max(1, getattr(data, "prompt_length", 0))
+    if not least <= len(tokens) <= module.length:
         raise ValueError(
-            f"`prompt` must have 1 to {module.length} tokens, got {len(tokens)}; shorten it."
+            f"`prompt` must have {least} to {module.length} tokens, got {len(tokens)}; cut it, or "
+            "make it as long as the prompts of training."
         )
     vocab_size = module.process.kernel.vocab_size
     if int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:

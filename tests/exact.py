@@ -16,7 +16,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from ddm.denoisers import Denoiser, Prediction
+from ddm.denoisers import Denoiser, ExactDenoiser, LogPosterior, Prediction
 from ddm.kernels import Kernel
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
@@ -123,6 +123,25 @@ def ratio(process: ForwardProcess, joint: Tensor, t: float) -> Tensor:
     """Return p_t(x_t with v at i) / p_t(x_t) for every x_t, (S, L, K)."""
     p = marginal(process, joint, t)
     return p[neighbours(process.kernel.num_states, joint.ndim)] / p[:, None, None]
+
+
+class GivenFirst(Denoiser):
+    """The exact denoiser of a law whose first token is given, hence clean at every time.
+
+    It is one `ExactDenoiser` of the law of the other tokens per value of the first.
+    """
+
+    def __init__(self, process: ForwardProcess, joint: Tensor) -> None:
+        super().__init__(process)
+        self.others = [ExactDenoiser(process, law / law.sum()) for law in joint]
+
+    def forward(self, x_t: Tensor, t: Tensor) -> LogPosterior:
+        """Return the posterior of the other tokens, beside zeros that nobody should read."""
+        output = torch.zeros(*x_t.shape, len(self.others), dtype=torch.float64)
+        for first, others in enumerate(self.others):
+            rows = x_t[:, 0] == first
+            output[rows, 1:] = others(x_t[rows, 1:], t[rows]).output
+        return LogPosterior(self.process, output, x_t, t)
 
 
 # Laws of samplers --------------------------------------------------------------------------------

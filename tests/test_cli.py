@@ -16,7 +16,7 @@ import yaml
 from ddm import SamplingSchedule
 from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
-from ddm.datamodules import tokens_to_midi
+from ddm.datamodules import CountDown, tokens_to_midi
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimised
 from image_files import write_idx, write_images
@@ -334,6 +334,14 @@ def test_sample_errors(
         script("sample").main([str(checkpoint), f"--out={tmp_path}", *arguments])
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_short_prompt(checkpoint: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    """A prompt that is shorter than those of training is refused: the network never saw such."""
+    monkeypatch.setattr(CountDown, "prompt_length", 3)
+    with pytest.raises(SystemExit):
+        script("sample").main([str(checkpoint), f"--out={tmp_path}", "--prompt=1 0"])
+    assert "`prompt` must have 3 to 8 tokens, got 2" in capsys.readouterr().err
 
 
 def test_no_checkpoint(tmp_path: Path, capsys) -> None:

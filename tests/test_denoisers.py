@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -5,6 +7,7 @@ from torch import nn
 import exact
 from cases import NOISES, each_kernel, each_noise
 from ddm.denoisers import (
+    Denoiser,
     ExactDenoiser,
     LogLeaveOneOut,
     LogPosterior,
@@ -14,6 +17,7 @@ from ddm.denoisers import (
     PosteriorDenoiser,
     ScoreDenoiser,
     chunks,
+    given_prompt,
     times_like,
 )
 from ddm.kernels import Absorbing, Uniform
@@ -288,6 +292,57 @@ def test_time_free():
     backbone.time_free = True
     assert MeanDenoiser(backbone, process).time_free
     assert not ScoreDenoiser(backbone, process).time_free
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_prompted_denoiser(form):
+    """The network sees the prompt as it is; the prediction is that of the free positions."""
+    whole = random_prediction(form, Uniform(3))
+    seen = []
+
+    class Fixed(Denoiser):
+        time_free = True
+
+        def forward(self, x_t, t):
+            seen.append(x_t)
+            return replace(whole, x_t=x_t, t=t)
+
+    mask = torch.tensor([True, False, True, True, False, False])
+    x_0 = torch.randint(3, (4, 6), generator=seeded(2))
+    for rows in (mask, mask.expand(4, -1)):
+        given, free = given_prompt(Fixed(whole.process), x_0, rows)
+        assert torch.equal(free, x_0[:, ~mask])
+        assert given.time_free
+        prediction = given(whole.x_t[:, ~mask], at(0.5, 4))
+        assert torch.equal(seen[-1], torch.where(mask, x_0, whole.x_t))
+        for method in ("log_posterior", "posterior", "reverse_rate"):
+            actual, expected = getattr(prediction, method)(), getattr(whole, method)()
+            assert torch.equal(actual, expected[:, ~mask])
+
+
+def test_no_prompt():
+    """Without a mask denoiser and tokens are what they were; an empty mask changes nothing."""
+    denoiser = ExactDenoiser(ForwardProcess(Uniform(3), LogLinear()), exact.random_joint(3, 2))
+    x_0 = torch.randint(3, (4, 2), generator=seeded())
+    assert given_prompt(denoiser, x_0, None) == (denoiser, x_0)
+    given, free = given_prompt(denoiser, x_0, torch.zeros(2, dtype=torch.bool))
+    assert torch.equal(free, x_0)
+    assert torch.equal(given(x_0, at(0.5, 4)).output, denoiser(x_0, at(0.5, 4)).output)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([True, False, False], "have 2 positions and leave some of them free, got 3 and 2 free"),
+        ([True, True], "have 2 positions and leave some of them free, got 2 and 0 free"),
+        ([[True, False], [False, True]], "mark the same positions in all sequences of a batch"),
+    ],
+)
+def test_bad_prompt_masks(mask, message):
+    """A mask of another length, one that differs between rows or leaves nothing is refused."""
+    denoiser = ExactDenoiser(ForwardProcess(Uniform(3), LogLinear()), exact.random_joint(3, 2))
+    with pytest.raises(ValueError, match=f"`prompt_mask` must {message}"):
+        given_prompt(denoiser, torch.zeros(2, 2, dtype=torch.long), torch.tensor(mask))
 
 
 def test_times_like():

@@ -41,6 +41,7 @@ from ddm.schedules import (
 )
 from ddm.schedules.klub import kept_posterior
 from exact import (
+    GivenFirst,
     assert_frequencies,
     at,
     expm,
@@ -439,6 +440,29 @@ def test_schedules_beat_the_uniform_one(kernel, num_steps):
         errors.append(float(metric.compute()))
     # 15,360 pairs: .112 against .136 and .047 against .409, with standard errors near .003.
     assert errors[0] < 0.9 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sampler"),
+    [(Uniform(3), Analytic()), (Absorbing(3), Analytic()), (Absorbing(3), KGillespie())],
+)
+def test_schedules_given_a_prompt(kernel, sampler):
+    """They are those of the law given the prompt, with the same noise; KLUB, TokenKLUB, RevealKLUB.
+
+    With k-Gillespie there are as many steps as tokens that are not given, at most.
+    """
+    denoiser = GivenFirst(ForwardProcess(kernel, LogLinear()), random_joint(3, 4, coupling=2.0))
+    x_0 = torch.randint(3, (12, 4), generator=seeded())
+    x_0[:, 0] = 1
+    optimizer, mask = JumpYourSteps(num_probes=5, batch_size=5), torch.arange(4) < 1
+    found = optimizer(denoiser, sampler, x_0, [2, 3], prompt_mask=mask, generator=seeded())
+    others, free = denoiser.others[1], x_0[:, 1:]
+    expected = optimizer(others, sampler, free, [2, 3], generator=seeded())
+    for n in (2, 3):
+        assert found.schedules[n].times == pytest.approx(expected.schedules[n].times, abs=1e-9)
+        gains = found.schedules[n].info["klub"]
+        assert gains == pytest.approx(expected.schedules[n].info["klub"], rel=1e-9)
+    assert found.num_calls == expected.num_calls
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])

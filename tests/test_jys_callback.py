@@ -78,11 +78,23 @@ class Spy(ScheduleOptimizer):
     def __init__(self):
         self.seen = []
 
-    def __call__(self, denoiser, sampler, x_0, num_steps, *, generator=None, progress=False):
+    def __call__(
+        self,
+        denoiser,
+        sampler,
+        x_0,
+        num_steps,
+        *,
+        prompt_mask=None,
+        generator=None,
+        progress=False,
+    ):
+        self.prompt_mask = prompt_mask
         weights = torch.cat([p.flatten().clone() for p in denoiser.parameters()])
         self.seen.append((weights, denoiser.training, len(x_0), torch.is_grad_enabled()))
         torch.rand(3)  # a careless optimiser or network may draw from the global state
-        return OptimalSteps(**SMALL)(denoiser, sampler, x_0, num_steps, generator=generator)
+        settings = {"prompt_mask": prompt_mask, "generator": generator}
+        return OptimalSteps(**SMALL)(denoiser, sampler, x_0, num_steps, **settings)
 
 
 @pytest.mark.parametrize("every", [{"every_n_steps": 3}, {"every_n_epochs": 1}])
@@ -125,6 +137,36 @@ def test_period(tmp_path, every, steps):
     trainer(tmp_path, callback).fit(module(), data(), data(16))
     assert [h["step"] for h in callback.history[::2]] == steps
     assert [h["num_steps"] for h in callback.history] == [2, 3] * len(steps)
+
+
+@pytest.mark.parametrize("optimizer", [Spy(), JumpYourSteps(num_probes=2)])
+def test_schedules_around_a_prompt(tmp_path, monkeypatch, optimizer):
+    """The prompt of the training batches is handed on, whether the optimiser has a table or not."""
+    seen = []
+    table = OptimalSteps.table
+
+    def spied(*args, prompt_mask=None, **settings):
+        seen.append(prompt_mask)
+        return table(*args, prompt_mask=prompt_mask, **settings)
+
+    monkeypatch.setattr(OptimalSteps, "table", spied)
+    mask = torch.arange(L) < 3
+    rows = [row | {"prompt_mask": mask} for row in data().dataset]
+    callback = JYSScheduleCallback((2,), optimizer=optimizer, every_n_steps=4, num_samples=16)
+    trainer(tmp_path, callback, epochs=1).fit(module(), DataLoader(rows, batch_size=16))
+    assert len(callback.history) == len(seen) == 1
+    assert torch.equal(seen[0], mask)
+
+
+def test_prompt_of_other_batches(tmp_path):
+    """Without a prompt there is no mask; `prompt_mask=` finds it in batches of another make."""
+    for settings, expected in (({}, None), ({"prompt_mask": lambda _: torch.arange(L) < 2}, 2)):
+        spy = Spy()
+        callback = JYSScheduleCallback(
+            (2,), optimizer=spy, every_n_steps=4, num_samples=16, **settings
+        )
+        trainer(tmp_path, callback, epochs=1).fit(module(), data())
+        assert (None if spy.prompt_mask is None else int(spy.prompt_mask.sum())) == expected
 
 
 def test_gradient_accumulation_updates_once_per_step(tmp_path):
@@ -242,8 +284,8 @@ def test_smoothing_mixes_times(tmp_path):
     class Fixed(ScheduleOptimizer):
         schedules = iter([(1.0, 0.8, 0.0), (1.0, 0.4, 0.0)])
 
-        def __call__(self, denoiser, sampler, x_0, num_steps, *, generator=None, progress=False):
-            table = OptimalSteps(**SMALL).table(denoiser, sampler, x_0, generator=generator)
+        def __call__(self, denoiser, sampler, x_0, num_steps, **settings):
+            table = OptimalSteps(**SMALL).table(denoiser, sampler, x_0, **settings)
             return Optimised({2: SamplingSchedule(next(self.schedules))}, 0, table)
 
     callback = JYSScheduleCallback((2,), optimizer=Fixed(), num_samples=16, smoothing=0.25)

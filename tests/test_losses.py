@@ -13,6 +13,7 @@ from ddm.denoisers import (
     MeanDenoiser,
     PosteriorDenoiser,
     ScoreDenoiser,
+    given_prompt,
 )
 from ddm.kernels import Absorbing
 from ddm.losses import NELBO, CrossEntropy, Hybrid, ScoreEntropy
@@ -90,6 +91,68 @@ def test_nelbo_is_entropy(kernel, noise):
         expected = exact.entropy(joint) + exact.kl(q_1, torch.kron(kernel.prior(), kernel.prior()))
     # 60 nodes leave 6e-10 where sigma(1) = 297 (exponential noise) and 1e-12 elsewhere.
     assert actual == pytest.approx(expected, abs=1e-8)
+
+
+@each_kernel
+def test_nelbo_given_a_prompt(kernel):
+    """Averaged over prompts it is H(other tokens | prompt) plus the gap of the other tokens.
+
+    The gap is that of `test_nelbo_is_entropy`, of the law given the prompt. The exact denoiser of
+    the joint law takes the prompt for noisy: it is worse, unless the kernel shows what is clean.
+    """
+    process = ForwardProcess(kernel, NOISES[0])
+    joint = exact.random_joint(3, 1 + LENGTH)
+    conditional, unconditional = exact.GivenFirst(process, joint), ExactDenoiser(process, joint)
+
+    def given(denoiser, first):
+        def call(x_t, t):
+            x_0 = torch.cat([torch.full_like(x_t[:, :1], first), x_t], 1)
+            return given_prompt(denoiser, x_0, torch.arange(3) < 1)[0](x_t, t)
+
+        call.process = process
+        return call
+
+    actual = other = expected = 0.0
+    for first, law in enumerate(joint):
+        share, law = float(law.sum()), law / law.sum()
+        actual += share * integral(NELBO(), given(conditional, first), law)
+        other += share * integral(NELBO(), given(unconditional, first), law)
+        q_1 = exact.marginal(process, law, 1.0)
+        if isinstance(kernel, Absorbing):
+            both = exact.joint_of_times(process, law, 0.0, 1.0)
+            gap = exact.entropy(both) - exact.entropy(q_1) - exact.entropy(law)
+        else:
+            gap = exact.kl(q_1, torch.kron(kernel.prior(), kernel.prior()))
+        expected += share * gap
+    expected += exact.entropy(joint) - exact.entropy(joint.sum((1, 2)))
+    assert actual == pytest.approx(expected, abs=1e-8)
+    if isinstance(kernel, Absorbing):
+        assert other == pytest.approx(expected, abs=1e-8)
+    else:
+        assert other > expected + 0.01
+
+
+@each_kernel
+@each_loss
+def test_loss_given_a_prompt(kernel, loss):
+    """It is the loss of the other tokens under their law given the prompt, with the same noise.
+
+    The absorbing kernel shows that a prompt is clean: there the exact denoiser of the joint law
+    says the same.
+    """
+    process = ForwardProcess(kernel, NOISES[0])
+    joint, first = exact.random_joint(3, 1 + LENGTH), 1
+    x_0 = torch.randint(3, (50, 1 + LENGTH), generator=seeded())
+    x_0[:, 0] = first
+    t = torch.linspace(0.1, 1.0, 50, dtype=torch.float64)
+    conditional = exact.GivenFirst(process, joint)
+    expected = loss(conditional.others[first], x_0[:, 1:], t, seeded(5))
+    knowing = [conditional]
+    if isinstance(kernel, Absorbing):
+        knowing.append(ExactDenoiser(process, joint))
+    for denoiser in knowing:
+        given, free = given_prompt(denoiser, x_0, torch.tensor([True, False, False]))
+        close(loss(given, free, t, seeded(5)), expected, rtol=1e-12, atol=1e-12)
 
 
 @each_kernel

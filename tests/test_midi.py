@@ -140,6 +140,9 @@ def test_windows(tunes):
         for batch in loader:
             assert batch["tokens"].dtype == torch.int64
             assert 40 <= batch["tokens"].min() <= batch["tokens"].max() < data.vocab_size
+            expected = data.prompt_mask.expand(batch["tokens"].shape)
+            assert torch.equal(batch["prompt_mask"], expected)
+    assert set(next(iter(small(tunes, prompt_length=0).train_dataloader()))) == {"tokens"}
 
 
 def test_splits_are_made_of_whole_pieces(tunes):

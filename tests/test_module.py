@@ -215,6 +215,38 @@ def test_predict(tmp_path: Path) -> None:
     assert (kept[:, :2] == 2).all()
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_prompt(kernel: Callable[[int], Kernel]) -> None:
+    """Training and validation keep the prompt clean, and log nats and bits per free token.
+
+    To networks that know nothing, a conditional problem is one of shorter sequences.
+    """
+    given, shorter = (
+        make_module(kernel(V), length=length, backbone=partial(MLP, length=length, dim=8))
+        for length in (L, L - 2)
+    )
+    data = make_data()
+    data.prompt_length = 2
+    batch = next(iter(data.val_dataloader()))
+    seen: list[Tensor] = []
+    given.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    logged: list[dict[str, Tensor]] = []
+    for module, fed in ((given, batch), (shorter, {"tokens": batch["tokens"][:, 2:]})):
+        for parameter in module.parameters():
+            torch.nn.init.zeros_(parameter)
+        values: dict[str, Tensor] = {}
+        module.log = lambda name, value, values=values, **_: values.update({name: value.detach()})
+        module.training_step(fed, 0)
+        module.validation_step(fed, 0)
+        logged.append(values)
+    assert len(seen) == 2
+    for x_t in seen:
+        assert torch.equal(x_t[:, :2], batch["tokens"][:, :2])
+        assert not torch.equal(x_t[:, 2:], batch["tokens"][:, 2:])
+    assert set(logged[0]) == {"train/loss", "val/bits_per_token"}
+    assert logged[0] == logged[1]
+
+
 def test_learning_rate(tmp_path: Path) -> None:
     """The rate grows over the warm-up and then follows the cosine to zero."""
     module = make_module(

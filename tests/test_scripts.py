@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ddm.schedules import Optimised
+from ddm.datamodules import CountDown
+from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised
 from ddm.schedules.schedule import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,7 @@ SMALL = [
     "--trainer.enable_model_summary=false",
     "--trainer.max_epochs=1",
 ]
+COARSE = {"num_times": 8, "pilot_times": 4}
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
@@ -70,6 +72,30 @@ def _uniform(n):
     from ddm import SamplingSchedule
 
     return SamplingSchedule.uniform(n)
+
+
+def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
+    """Where the data have a prompt, both scripts find schedules for generation around it."""
+    import evaluate
+    import optimize_schedule
+
+    seen = []
+
+    def spied(optimizer, name):
+        def call(*args, prompt_mask, **settings):
+            seen.append((name, int(prompt_mask.sum())))
+            return optimizer(*args, prompt_mask=prompt_mask, **settings)
+
+        return lambda **arguments: call
+
+    monkeypatch.setattr(CountDown, "prompt_length", 3)
+    for script in (evaluate, optimize_schedule):
+        monkeypatch.setattr(script, "JumpYourSteps", spied(JumpYourSteps(num_probes=2), "jys"))
+        monkeypatch.setattr(script, "OptimalSteps", spied(OptimalSteps(**COARSE), "optimal"))
+    arguments = ["--num-steps", "2", "--num-samples=16", f"--out={tmp_path}"]
+    optimize_schedule.main([str(checkpoint), *arguments, "--method=jys"])
+    evaluate.main([str(checkpoint), *arguments, "--schedules", "jys", "--seeds=1"])
+    assert seen == [("optimal", 3), ("jys", 3), ("jys", 3)]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from ddm.schedules.cost_table import Setting
 from ddm.schedules.step_cost import excess, judged
 
 V, L = 3, 2
+SMALL = {"num_times": 8, "pilot_times": 4}
 
 
 def joint(seed=0):
@@ -196,6 +197,44 @@ def test_analytic_costs_beside_others(kernel):
     assert torch.equal(own.analytic[..., 0], own.nats.diagonal(-1, 1, 2))
     assert torch.equal(own.analytic[:, 1:, 1], own.nats.diagonal(-2, 1, 2))
     assert (own.analytic[:, 0, 1] == 0).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("sampler", [Analytic(), Euler()], ids=lambda s: type(s).__name__)
+def test_costs_given_a_prompt(kernel, sampler):
+    """They are those of the law given the prompt, sequence by sequence, with the same noise."""
+    process, law = ForwardProcess(kernel, LogLinear()), exact.random_joint(V, 1 + L)
+    denoiser, times = exact.GivenFirst(process, law), torch.linspace(0, 1, 5, dtype=torch.float64)
+    x_0 = torch.randint(V, (6 * V, 1 + L), generator=torch.Generator().manual_seed(0))
+    x_0[:, 0] = torch.arange(V).repeat_interleave(6)
+    mask = torch.tensor([True, False, False])
+    generator = torch.Generator().manual_seed(1)
+    costs = measure_step_costs(
+        denoiser, sampler, x_0, times, prompt_mask=mask, batch_size=6, generator=generator
+    )
+    generator = torch.Generator().manual_seed(1)
+    for rows, others in enumerate(denoiser.others):
+        which = slice(6 * rows, 6 * rows + 6)
+        part = measure_step_costs(others, sampler, x_0[which, 1:], times, generator=generator)
+        for name in ("nats", "analytic", "errors"):
+            actual, expected = getattr(costs.part(which), name), getattr(part, name)
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_table_given_a_prompt():
+    """The table and the schedules are those of the law given the prompt."""
+    law, mask = exact.random_joint(V, 1 + L), torch.tensor([True, False, False])
+    denoiser = exact.GivenFirst(ForwardProcess(Uniform(V), LogLinear()), law)
+    x_0, optimizer = torch.nn.functional.pad(data(32), (1, 0), value=2), OptimalSteps(**SMALL)
+    found, expected = (
+        optimizer(*what, [3], generator=torch.Generator().manual_seed(0), **settings)
+        for what, settings in (
+            ((denoiser, Analytic(), x_0), {"prompt_mask": mask}),
+            ((denoiser.others[2], Analytic(), x_0[:, 1:]), {}),
+        )
+    )
+    assert found.schedules[3].times == pytest.approx(expected.schedules[3].times, abs=1e-9)
+    assert np.allclose(found.table.excess, expected.table.excess, rtol=1e-9, atol=1e-12)
 
 
 @pytest.fixture(scope="module")

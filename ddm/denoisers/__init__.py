@@ -10,6 +10,7 @@ from ddm.denoisers.denoiser import (
 )
 from ddm.denoisers.exact import ExactDenoiser, MarkovChainDenoiser
 from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction, chunks
+from ddm.denoisers.prompted import PromptedDenoiser, common_mask, given_prompt
 
 __all__ = [
     "Denoiser",
@@ -21,8 +22,11 @@ __all__ = [
     "MeanDenoiser",
     "PosteriorDenoiser",
     "Prediction",
+    "PromptedDenoiser",
     "ScoreDenoiser",
     "checked_call",
     "chunks",
+    "common_mask",
+    "given_prompt",
     "times_like",
 ]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser
+from ddm.denoisers import Denoiser, given_prompt
 from ddm.functional import gather_objects
 from ddm.kernels import Absorbing, Kernel
 from ddm.samplers import KGillespie, Sampler
@@ -70,6 +69,7 @@ class JumpYourSteps(ScheduleOptimizer):
         x_0: Int[Tensor, "B L"],
         num_steps: Sequence[int],
         *,
+        prompt_mask: Bool[Tensor, " L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> Optimised:
@@ -84,14 +84,16 @@ class JumpYourSteps(ScheduleOptimizer):
         if not num_steps:
             raise ValueError("`num_steps` must hold at least one number of steps, got none.")
         numbers = sorted({check_num_steps(n) for n in num_steps})
-        process, length = denoiser.process, x_0.shape[1]
+        process = denoiser.process
         objective = self.objective or default_objective(process.kernel, sampler)
         facts = {
             "num_samples": sum(gather_objects(len(x_0))),
             "objective": repr(objective),
             **asdict(Setting.of(process, sampler)),
         }
-        batches = x_0.split(self.batch_size or len(x_0))
+        rows = x_0.split(self.batch_size or len(x_0))
+        batches = [given_prompt(denoiser, batch, prompt_mask) for batch in rows]
+        length = batches[0][1].shape[1]
         schedules, num_calls = {}, 0
         with tqdm(total=num_searches(numbers), desc="splits", disable=not progress) as bar:
 
@@ -100,7 +102,7 @@ class JumpYourSteps(ScheduleOptimizer):
                 bar.update()
                 if left - right <= objective.spacing:
                     return None
-                gain = _Gain(objective, denoiser, sampler, batches, (left, right), generator)
+                gain = _Gain(objective, sampler, batches, (left, right), generator)
                 peak = golden_section(
                     gain, right, left, num_probes=self.num_probes, spacing=objective.spacing
                 )
@@ -122,16 +124,16 @@ class _Gain:
     def __init__(
         self,
         objective: KLUB,
-        denoiser: Denoiser,
         sampler: Sampler,
-        batches: Sequence[Tensor],
+        batches: Sequence[tuple[Denoiser, Tensor]],
         step: tuple[float, float],
         generator: torch.Generator | None,
     ) -> None:
         self.objective = objective
-        self.start = partial(objective.departure, denoiser, sampler, t=step[0], generator=generator)
+        self.sampler = sampler
         self.batches = batches
         self.step = step
+        self.generator = generator
         self.departures: list[Departure] = []
 
     def __call__(self, m: float) -> float:
@@ -159,7 +161,10 @@ class _Gain:
 
     def _measure(self, m: float) -> Tensor:
         if not self.departures:
-            self.departures = [self.start(batch) for batch in self.batches]
+            self.departures = [
+                self.objective.departure(denoiser, self.sampler, x_0, self.step[0], self.generator)
+                for denoiser, x_0 in self.batches
+            ]
         nats = [self.objective.between(d, m, self.step[1]) for d in self.departures]
         return torch.cat(nats).cpu()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
@@ -65,11 +65,19 @@ class OptimalSteps(ScheduleOptimizer):
         x_0: Int[Tensor, "B L"],
         num_steps: Sequence[int],
         *,
+        prompt_mask: Bool[Tensor, " L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> Optimised:
         """Find the schedules; see `ScheduleOptimizer`."""
-        table = self.table(denoiser, sampler, x_0, generator=generator, progress=progress)
+        table = self.table(
+            denoiser,
+            sampler,
+            x_0,
+            prompt_mask=prompt_mask,
+            generator=generator,
+            progress=progress,
+        )
         schedules = {n: table.schedule(n) for n in num_steps}
         return Optimised(schedules, table.num_calls, table)
 
@@ -79,10 +87,13 @@ class OptimalSteps(ScheduleOptimizer):
         sampler: Sampler,
         x_0: Int[Tensor, "B L"],
         *,
+        prompt_mask: Bool[Tensor, " L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> CostTable:
         """Measure the cost table; costs `pilot_times + num_times` network calls per batch.
+
+        The arguments are those of a call.
 
         Raises:
             ValueError: Fewer than 8 sequences, or a network that returns NaN.
@@ -94,6 +105,7 @@ class OptimalSteps(ScheduleOptimizer):
             )
         begin, process = time.monotonic(), denoiser.process
         settings: dict[str, Any] = {
+            "prompt_mask": prompt_mask,
             "batch_size": self.batch_size,
             "generator": generator,
             "progress": progress,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
@@ -90,6 +90,7 @@ class ScheduleOptimizer(ABC):
         x_0: Int[Tensor, "B L"],
         num_steps: Sequence[int],
         *,
+        prompt_mask: Bool[Tensor, " L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> Optimised:
@@ -100,6 +101,7 @@ class ScheduleOptimizer(ABC):
             sampler: The sampler that will be run.
             x_0: Data tokens; more sequences give better schedules.
             num_steps: Numbers of steps to find schedules for.
+            prompt_mask: Positions of x_0 that will be given in generation, none by default.
             generator: Source of the noise, on the device of x_0.
             progress: Show a bar.
         """

@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser, Prediction, checked_call, chunks, times_like
+from ddm.denoisers import (
+    Denoiser,
+    Prediction,
+    checked_call,
+    chunks,
+    given_prompt,
+    times_like,
+)
 from ddm.functional import gather_objects
 from ddm.kernels import Absorbing, DenseKernel, Kernel
 from ddm.process import ForwardProcess
@@ -107,6 +114,7 @@ def measure_step_costs(
     x_0: Int[Tensor, "B L"],
     times: Float[Tensor, " T"],
     *,
+    prompt_mask: Bool[Tensor, " L"] | None = None,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -124,6 +132,7 @@ def measure_step_costs(
         sampler: The sampler that will be run; it states the cost of its step.
         x_0: Data tokens.
         times: Increasing grid from 0 to 1.
+        prompt_mask: Positions that are given: they stay clean and cost nothing.
         batch_size: Sequences per network call; by default all of them.
         generator: Source of the forward noise, on the device of x_0.
         progress: Show a bar.
@@ -145,8 +154,9 @@ def measure_step_costs(
     try:
         with torch.no_grad(), bar:
             for batch in batches:
-                path = denoiser.process.sample_path(batch, times[1:], generator)
-                rows = zip(*_rows(denoiser, sampler, batch, path, times, bar), strict=True)
+                given, free = given_prompt(denoiser, batch, prompt_mask)
+                path = given.process.sample_path(free, times[1:], generator)
+                rows = zip(*_rows(given, sampler, free, path, times, bar), strict=True)
                 nats, analytic, errors = (torch.stack(row, 1).cpu() for row in rows)
                 mine.append((torch.nn.functional.pad(nats, (0, 0, 1, 0)), analytic, errors))
     except ValueError as error:
