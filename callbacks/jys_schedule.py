@@ -95,7 +95,7 @@ class JYSScheduleCallback(Callback):
         denoiser: Callable[[LightningModule], Denoiser] | None = None,
         sampler: Sampler | None = None,
         tokens: Callable[[Any], Tensor] = tokens_of,
-        prompt_mask: Callable[[Any], Tensor | None] = prompt_mask_of,
+        prompt_mask: Callable[[Any], Tensor | None] | None = None,
         seed: int = 0,
     ) -> None:
         if every_n_epochs is not None and every_n_steps is not None:
@@ -125,7 +125,8 @@ class JYSScheduleCallback(Callback):
         self.denoiser = denoiser or _denoiser_of
         self.sampler = sampler
         self.tokens = tokens
-        self.prompt_mask = prompt_mask
+        # No function as the default: the command line would write its name down and call that.
+        self.prompt_mask = prompt_mask or prompt_mask_of
         self.seed = seed
         self.optimised = Optimised({})
         self.history: list[dict[str, Any]] = []
