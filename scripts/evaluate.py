@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -167,7 +168,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     add("--num-sequences", type=int, default=512, help="to find schedules with (default: 512)")
     add("--batch-size", type=int, default=64, help="samples drawn at once (default: 64)")
-    add("--out", type=Path, help="folder to write to (default: `evaluation` in the run's folder)")
+    add("--out", type=Path, help="folder to write to (default: `<name>.evaluation` beside it)")
     add("--device", help="default: cuda if there is one, else cpu")
     return parser
 
@@ -177,7 +178,7 @@ def main(args: Sequence[str] | None = None) -> Cells:
     parser = make_parser()
     options = parser.parse_args(args)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    out = options.out or options.checkpoint.parents[1] / "evaluation"
+    out = options.out or options.checkpoint.with_suffix(".evaluation")
     path = out / "evaluation.json"
     try:  # all that can be wrong, before the first network call
         for name in ("num_samples", "seeds", "num_sequences", "batch_size"):
@@ -194,8 +195,8 @@ def main(args: Sequence[str] | None = None) -> Cells:
         data.prepare_data()
         data.setup("test")
         setting = {
-            "checkpoint": str(options.checkpoint.resolve()),
-            "modified": options.checkpoint.stat().st_mtime,
+            "checkpoint": options.checkpoint.name,
+            "sha256": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest(),
             "num_samples": options.num_samples,
             "num_sequences": options.num_sequences,
             "batch_size": options.batch_size,

@@ -180,6 +180,34 @@ def test_evaluate_refuses(checkpoint, tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+def test_export(checkpoint, tmp_path):
+    """What is exported predicts what the checkpoint predicts, to half precision, from less."""
+    import torch
+    from export_checkpoint import main
+
+    from ddm.checkpoint import load_data, load_model
+
+    small = main([str(checkpoint), str(tmp_path / "folder" / "small.ckpt")])
+    assert [path.name for path in small.parent.iterdir()] == ["small.ckpt"]
+    assert small.stat().st_size < checkpoint.stat().st_size / 4
+    assert load_data(small).hparams == load_data(checkpoint).hparams
+    theirs, ours = load_model(checkpoint), load_model(small)
+    x_t, t = torch.tensor([[0, 1, 2, 3, 4, 5] * 2]), torch.tensor([0.5], dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = (m.denoiser(x_t, t).log_posterior() for m in (theirs, ours))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # weights lose 2^-11 of a size
+
+
+def test_export_refuses(tmp_path, capsys, scripts):
+    """A file that is no checkpoint is named, and nothing is written."""
+    from export_checkpoint import main
+
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "none.ckpt"), str(tmp_path / "folder" / "small.ckpt")])
+    assert "`checkpoint` must be a file" in capsys.readouterr().err
+    assert not (tmp_path / "folder").exists()
+
+
 def test_intervals(scripts):
     """The interval over seeds is Student's: for 1, 2, 3 it is 2 +- 4.3027 / sqrt(3)."""
     from evaluate import interval
