@@ -1,0 +1,84 @@
+"""Which exponent gamma do trained networks ask for? Errors of samples for several of them.
+
+The weights of the errors, r^gamma, were chosen with exact denoisers (regret.py). Here the shipped
+models of the uniform and the Gaussian kernel sample with the optimal schedules of several gamma,
+from the same noise, 3 seeds. Prints tables and writes docs/results/trained_gamma.json after every
+model; a model that is there already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ddm import OptimalSteps, SamplingSchedule
+from ddm.checkpoint import load_data, load_model
+from ddm.datamodules import SequenceDataModule
+from ddm.schedules.schedule import read_json
+
+import torch
+from _report import RESULTS, ROOT, save
+from tqdm import tqdm
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from evaluate import interval, measure
+
+MODELS = ("countdown_uniform", "countdown_gaussian", "digits", "digits_uniform")
+GAMMAS = (0.0, 0.5, 0.75, 1.0, 2.0)
+NUM_STEPS = (4, 8, 16)
+METRICS = ("countdown_error", "frechet_distance")
+
+
+def run(model: str, num_samples: int, num_sequences: int, seeds: int) -> dict[str, Any]:
+    """Return mean and half of the 95 % interval, by schedule and N."""
+    checkpoint = ROOT / "checkpoints" / f"{model}.ckpt"
+    module, data = load_model(checkpoint), load_data(checkpoint)
+    assert isinstance(data, SequenceDataModule)
+    data.prepare_data()
+    data.setup("test")
+    x_0 = data.train_tokens[:num_sequences].long()
+    schedules: dict[str, dict[int, SamplingSchedule]] = {
+        "uniform": {n: SamplingSchedule.uniform(n) for n in NUM_STEPS}
+    }
+    for gamma in tqdm(GAMMAS, desc=f"{model}, tables"):
+        generator = torch.Generator().manual_seed(0)
+        optimizer = OptimalSteps(gamma, batch_size=128)
+        found = optimizer(module.denoiser, module.sampler, x_0, NUM_STEPS, generator=generator)
+        schedules[f"gamma {gamma}"] = found.schedules
+    cells: dict[str, Any] = {}
+    for name, by_steps in tqdm(schedules.items(), desc=f"{model}, samples"):
+        for n, schedule in by_steps.items():
+            values = []
+            for seed in range(seeds):
+                measured = measure(module, data, schedule, num_samples, seed, batch_size=64)
+                values.append(next(measured[metric] for metric in METRICS if metric in measured))
+            mean, half = interval(values)
+            cells.setdefault(name, {})[str(n)] = {"mean": mean, "half_width_95": half}
+    return cells
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--num-samples", type=int, default=256, help="samples per cell")
+    parser.add_argument("--num-sequences", type=int, default=256, help="to measure tables with")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    path = RESULTS / "trained_gamma.json"
+    results: dict[str, Any] = read_json(path)["results"] if path.is_file() else {}
+    setting = {"num_samples": options.num_samples, "num_sequences": options.num_sequences}
+    for model in options.models:
+        if model not in results:
+            results[model] = run(model, seeds=options.seeds, **setting)
+            save("trained_gamma", {**setting, "results": results}, seed=options.seeds)
+        print(f"\n{model}\n\n| schedule |" + "".join(f" N = {n} |" for n in NUM_STEPS))
+        print("|---" * len(NUM_STEPS) + "|---|")
+        for name, row in results[model].items():
+            cells = (f" {c['mean']:.4f} ± {c['half_width_95']:.4f} |" for c in row.values())
+            print(f"| {name} |" + "".join(cells))
+
+
+if __name__ == "__main__":
+    main()
