@@ -51,6 +51,19 @@ def rotate(x: Float[Tensor, "*B L D"], angles: Float[Tensor, "L half"]) -> Float
     return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1).to(x.dtype)
 
 
+def attention(
+    q: Float[Tensor, "*B L D"], k: Float[Tensor, "*B L D"], v: Float[Tensor, "*B L D"]
+) -> Float[Tensor, "*B L D"]:
+    """Scaled dot-product attention in the type of `v`; on CPUs computed in float32.
+
+    The CPU kernel of its gradient is several times slower in bfloat16.
+    """
+    if v.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(v.dtype)
+
+
 class _Modulation(nn.Module):
     """`count` vectors of size dim: affine in the embedding of t, or learned constants without one.
 
@@ -93,7 +106,7 @@ class _Block(nn.Module):
         batch, length, dim = h.shape
         qkv = self.qkv(h).view(batch, length, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
-        h = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v)
+        h = attention(rotate(q, angles), rotate(k, angles), v)
         return self.attention_out(h.transpose(1, 2).reshape(batch, length, dim))
 
     def forward(
