@@ -1,4 +1,4 @@
-"""Windows of melodies from a folder of MIDI files, one token per sixteenth note."""
+"""Windows of music from a folder of MIDI files, one token per voice and sixteenth note."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import warnings
 import zipfile
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
@@ -17,6 +18,7 @@ import pretty_midi
 import torch
 from jaxtyping import Int, UInt8
 from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
 from scipy.io import wavfile
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -25,9 +27,9 @@ from tqdm.auto import tqdm
 
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least, save_as_text
 from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
-from ddm.pictures import pianoroll_figure
+from ddm.pictures import NUM_PITCHES, pianoroll_figure
 
-REST = 128
+REST = NUM_PITCHES
 """The token of silence; the tokens below are MIDI pitches, 60 being the middle C."""
 
 _FORMAT = 1  # of the cache; raise it when the same file gives other tokens
@@ -43,14 +45,16 @@ class _Melodies(NamedTuple):
 
 
 class Midi(SequenceDataModule):
-    """Melodies of MIDI files as tokens, one per sixteenth note: 128 pitches and a rest.
+    """Music of MIDI files as tokens, one per voice and sixteenth note: 128 pitches and a rest.
 
-    The tokens are those of the Lakh pianoroll task: the highest note that sounds in each sixteenth
-    of the file's own beats, whatever its tempo, so a held note repeats its pitch. Silence before
-    the first note is cut, pieces with equal tokens count once, and a piece shorter than a window is
-    left out. Whole pieces are held out, chosen by a hash of their tokens: the split does not depend
-    on the seed or the names of files. Validation and test windows do not overlap; windows of
-    nothing but rests are dropped.
+    With one voice the tokens are those of the Lakh pianoroll task: the highest note that sounds in
+    each sixteenth of the file's own beats, whatever its tempo, so a held note repeats its pitch.
+    With V voices they are the V highest notes of each sixteenth, from the top down and filled up
+    with rests, one sixteenth after the other: token :math:`V s + v` is voice v in sixteenth s.
+    Silence before the first note is cut, pieces with equal tokens count once, and a piece shorter
+    than a window is left out. Whole pieces are held out, chosen by a hash of their tokens: the
+    split does not depend on the seed or the names of files. Validation and test windows do not
+    overlap; windows of nothing but rests are dropped.
 
     Files are parsed once, in several processes if they are many; the tokens are kept in `cache`
     under a name that changes with the files and the settings.
@@ -62,11 +66,12 @@ class Midi(SequenceDataModule):
     Args:
         path: A folder with `*.mid` or `*.midi` files at any depth, or one such file. `python
             scripts/prepare_data.py folk` writes one.
-        length: The number of sixteenths L of a window.
+        length: The number of sixteenths of a window, which has `voices` times as many tokens.
         hop: The number of sixteenths between the starts of training windows; `length // 2` by
             default.
         prompt_length: The number of first sixteenths that samples are given, as in the paper; 0
             generates without a prompt.
+        voices: The number V of notes that are read at a time, in 1..128.
         track: The index of the one instrument that is read, drums not counted; by default, all of
             them together.
         batch_size: The number of windows of a batch, in each process.
@@ -76,9 +81,13 @@ class Midi(SequenceDataModule):
         num_workers: The number of processes that load batches; 0 is fastest for data in memory.
         seed: The seed of the order of the training windows.
 
+    Attributes:
+        length: The number of tokens L of a window.
+        prompt_length: The number of first tokens that samples are given.
+
     Raises:
-        ValueError: If an argument is out of its domain, or fewer than three different pieces are
-            as long as a window.
+        ValueError: If an argument is out of its domain, no file can be read, or fewer than three
+            different pieces are as long as a window.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Midi(SequenceDataModule):
         length: int = 256,
         hop: int | None = None,
         prompt_length: int = 32,
+        voices: int = 1,
         track: int | None = None,
         batch_size: int = 64,
         val_fraction: float = 0.05,
@@ -111,11 +121,17 @@ class Midi(SequenceDataModule):
                 f"`val_fraction` must lie in ]0, 0.5[, got {val_fraction}: validation and "
                 "testing take as much each; try 0.05."
             )
+        if not 1 <= voices <= NUM_PITCHES:
+            raise ValueError(
+                f"`voices` must lie in 1..{NUM_PITCHES}, got {voices}: the notes of a sixteenth "
+                "differ; take 1 for melodies, 4 for chorales."
+            )
         self.vocab_size = REST + 1
-        self.length = length
-        self.hop = hop
-        self.prompt_length = prompt_length
-        melodies = _load(Path(path), track, None if cache is None else Path(cache))
+        self.voices = voices
+        self.length = voices * length
+        self.hop = voices * hop
+        self.prompt_length = voices * prompt_length
+        melodies = _load(Path(path), voices, track, None if cache is None else Path(cache))
         if melodies.corrupt:
             warnings.warn(
                 f"{len(melodies.corrupt)} file(s) of '{path}' cannot be read as MIDI and are left "
@@ -142,8 +158,12 @@ class Midi(SequenceDataModule):
         return _windows(self.test_pieces, self.length, self.length)
 
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
-        """Return the notes by name, "C4" being the middle C, "-" a rest and "?" anything else."""
-        return [" ".join(map(_name, row)) for row in tokens.tolist()]
+        """Return the notes by name, "C4" being the middle C, "-" a rest and "?" anything else.
+
+        The notes of the voices in one sixteenth are joined by "/".
+        """
+        columns = tokens.unflatten(1, (-1, self.voices)).tolist()
+        return [" ".join("/".join(map(_name, notes)) for notes in row) for row in columns]
 
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of notes by name, as `decode` writes them, with shape (L,).
@@ -152,16 +172,20 @@ class Midi(SequenceDataModule):
             ValueError: If a word is no note.
         """
         tokens = {_name(token): token for token in range(REST + 1)}
-        unknown = [word for word in text.split() if word not in tokens]
+        words = text.replace("/", " ").split()
+        unknown = [word for word in words if word not in tokens]
         if unknown:
             raise ValueError(
                 f"`text` must hold notes like 'C4' or 'F#5' and rests '-', got {unknown[0]!r}; "
                 "write flats as sharps."
             )
-        return torch.tensor([tokens[word] for word in text.split()], dtype=torch.long)
+        return torch.tensor([tokens[word] for word in words], dtype=torch.long)
 
     def metrics(self) -> dict[str, Metric]:
-        """Return the distance from the notes of the same song, and the entropy of collapse."""
+        """Return the distance from the notes of the same song, and the entropy of collapse.
+
+        The notes of all voices count alike.
+        """
         return {
             "note_hellinger": NoteHellinger(self.vocab_size, self.prompt_length),
             "note_outliers": NoteOutliers(self.vocab_size, self.prompt_length),
@@ -172,9 +196,9 @@ class Midi(SequenceDataModule):
         self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
     ) -> None:
         """Show the pianorolls of samples in TensorBoard, and let the first two be heard."""
-        writer.add_figure(title, pianoroll_figure(tokens[:_SHOWN], self.prompt_length), step)
+        writer.add_figure(title, self._pianorolls(tokens), step)
         for i, row in enumerate(tokens[:2]):
-            audio = torch.from_numpy(_synthesise(row))[None]
+            audio = torch.from_numpy(_synthesise(row, self.voices))[None]
             writer.add_audio(f"{title}/{i}", audio, step, sample_rate=_SAMPLE_RATE)
 
     def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
@@ -184,35 +208,41 @@ class Midi(SequenceDataModule):
             The files written.
         """
         paths = save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
-        pianoroll_figure(tokens[:_SHOWN], self.prompt_length).savefig(paths[1], dpi=150)
+        self._pianorolls(tokens).savefig(paths[1], dpi=150)
         for i, row in enumerate(tokens):
             paths.append(folder / f"sample_{i:04d}.mid")
-            tokens_to_midi(row).write(str(paths[-1]))
+            tokens_to_midi(row, voices=self.voices).write(str(paths[-1]))
             if i < 2:
                 paths.append(folder / f"sample_{i:04d}.wav")
-                wavfile.write(paths[-1], _SAMPLE_RATE, (32767 * _synthesise(row)).astype(np.int16))
+                audio = 32767 * _synthesise(row, self.voices)
+                wavfile.write(paths[-1], _SAMPLE_RATE, audio.astype(np.int16))
         return paths
+
+    def _pianorolls(self, tokens: Int[Tensor, "B L"]) -> Figure:
+        prompt_length = self.prompt_length // self.voices
+        return pianoroll_figure(tokens[:_SHOWN], voices=self.voices, prompt_length=prompt_length)
 
     def _split(
         self, pieces: list[np.ndarray], val_fraction: float, path: str
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         # A piece under two names may not stand in two splits, and keeps its place among others.
         distinct = {hashlib.sha256(piece.tobytes()).digest(): piece for piece in pieces}
+        steps = self.length // self.voices
         long = [piece for _, piece in sorted(distinct.items()) if len(piece) >= self.length]
         rank_zero_info(
             f"'{path}': {len(long)} pieces; {len(pieces) - len(distinct)} more are repeated and "
-            f"{len(distinct) - len(long)} are shorter than {self.length} sixteenths."
+            f"{len(distinct) - len(long)} are shorter than {steps} sixteenths."
         )
         if not long:
-            longest = max(map(len, pieces), default=0)
+            longest = max(map(len, pieces)) // self.voices
             raise ValueError(
-                f"`length` must leave a window, got {self.length}: a window longer than every "
+                f"`length` must leave a window, got {steps}: a window longer than every "
                 f"piece of '{path}' (the longest has {longest} sixteenths); shorten the windows or "
                 "give longer pieces."
             )
         if len(long) < 3:
             raise ValueError(
-                f"`path` must hold at least 3 different pieces of `length` ({self.length}) "
+                f"`path` must hold at least 3 different pieces of `length` ({steps}) "
                 f"sixteenths, one for each split, got {len(long)} in '{path}'; give more files or "
                 "shorten the windows."
             )
@@ -220,17 +250,21 @@ class Midi(SequenceDataModule):
         return long[2 * held_out :], long[:held_out], long[held_out : 2 * held_out]
 
 
-def melody(midi: pretty_midi.PrettyMIDI, track: int | None = None) -> UInt8[np.ndarray, " T"]:
-    """Return the highest sounding pitch of every sixteenth of a piece, from its first note on.
+def melody(
+    midi: pretty_midi.PrettyMIDI, track: int | None = None, *, voices: int = 1
+) -> UInt8[np.ndarray, " T"]:
+    """Return the highest sounding pitches of every sixteenth of a piece, from its first note on.
 
     Notes begin and end at the nearest sixteenth of the file's own beats, and last at least one.
 
     Args:
         midi: The piece.
         track: The index of the one instrument that is read, drums not counted; by default all.
+        voices: The number of pitches per sixteenth, from the top down, filled up with rests.
 
     Returns:
-        Tokens of type uint8, with shape (T,); empty if there is no note.
+        Tokens of type uint8, with shape (T,), `voices` of them per sixteenth; empty if there is no
+        note.
     """
     instruments = [instrument for instrument in midi.instruments if not instrument.is_drum]
     if track is not None:
@@ -248,37 +282,41 @@ def melody(midi: pretty_midi.PrettyMIDI, track: int | None = None) -> UInt8[np.n
     first, last = min(span[0] for span in spans), max(span[1] for span in spans)
     if last - first > _MAX_STEPS:
         raise ValueError(f"{last - first} sixteenths long")
-    highest = np.full(last - first, -1, dtype=np.int16)
+    # What sounds is numbered from the top down, so that the highest notes are the smallest numbers.
+    roll = np.full((last - first, NUM_PITCHES), NUM_PITCHES, dtype=np.uint8)
     for start, end, pitch in spans:
-        np.maximum(
-            highest[start - first : end - first], pitch, out=highest[start - first : end - first]
-        )
-    return np.where(highest < 0, REST, highest).astype(np.uint8)
+        roll[start - first : end - first, pitch] = NUM_PITCHES - 1 - pitch
+    top = np.partition(roll, range(voices), axis=1)[:, :voices]
+    return np.where(top < NUM_PITCHES, NUM_PITCHES - 1 - top, REST).astype(np.uint8).reshape(-1)
 
 
-def tokens_to_midi(tokens: Int[Tensor, " L"], tempo: float = 120.0) -> pretty_midi.PrettyMIDI:
-    """Return a melody as MIDI for a piano; equal neighbours are one held note.
+def tokens_to_midi(
+    tokens: Int[Tensor, " L"], tempo: float = 120.0, *, voices: int = 1
+) -> pretty_midi.PrettyMIDI:
+    """Return music as MIDI for a piano; a pitch in neighbouring sixteenths is one held note.
 
     Args:
         tokens: Tokens with shape (L,); whatever is no pitch, such as a mask, is silent.
         tempo: The tempo in quarter notes per minute.
+        voices: The number of tokens per sixteenth.
     """
     midi = pretty_midi.PrettyMIDI(initial_tempo=tempo)
     piano = pretty_midi.Instrument(program=0)
-    row = tokens.cpu().numpy()
-    edges = np.flatnonzero(np.diff(row, prepend=-2, append=-2))
-    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        if 0 <= row[start] < REST:
-            times = (edge * 15 / tempo for edge in (start, end))
-            piano.notes.append(pretty_midi.Note(90, int(row[start]), *times))
+    columns = tokens.cpu().numpy().reshape(-1, voices)
+    for pitch in np.unique(columns[(columns >= 0) & (columns < REST)]).tolist():
+        sounds = (columns == pitch).any(axis=1)
+        edges = np.flatnonzero(np.diff(sounds, prepend=False, append=False))
+        for start, end in (edges.reshape(-1, 2) * 15 / tempo).tolist():
+            piano.notes.append(pretty_midi.Note(90, pitch, start, end))
+    piano.notes.sort(key=lambda note: note.start)
     midi.instruments.append(piano)
     return midi
 
 
-def _synthesise(tokens: Int[Tensor, " L"]) -> np.ndarray:
+def _synthesise(tokens: Int[Tensor, " L"], voices: int) -> np.ndarray:
     # Of the length of the tokens, even if they end with rests.
-    audio = np.zeros(len(tokens) * _SAMPLE_RATE // 8, dtype=np.float32)
-    midi = tokens_to_midi(tokens)
+    audio = np.zeros(len(tokens) // voices * _SAMPLE_RATE // 8, dtype=np.float32)
+    midi = tokens_to_midi(tokens, voices=voices)
     if midi.instruments[0].notes:  # silence cannot be normalised
         sound = midi.synthesize(_SAMPLE_RATE)[: len(audio)]
         audio[: len(sound)] = sound
@@ -297,17 +335,17 @@ def _windows(pieces: list[np.ndarray], length: int, hop: int) -> Int[Tensor, "N 
     return torch.from_numpy(windows[(windows != REST).any(axis=1)]).short()
 
 
-def _read(file: str, track: int | None) -> tuple[np.ndarray, str]:
+def _read(file: str, voices: int, track: int | None) -> tuple[np.ndarray, str]:
     # Returns the tokens and, for a file that is damaged, what is wrong with it.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on tempo changes in unusual tracks, which are read
-            return melody(pretty_midi.PrettyMIDI(file), track), ""
+            return melody(pretty_midi.PrettyMIDI(file), track, voices=voices), ""
     except Exception as error:  # the parser raises anything on bytes that are no MIDI
         return np.zeros(0, dtype=np.uint8), f"{type(error).__name__}: {error}"
 
 
-def _load(path: Path, track: int | None, cache: Path | None) -> _Melodies:
+def _load(path: Path, voices: int, track: int | None, cache: Path | None) -> _Melodies:
     if not path.exists():
         raise ValueError(
             f"`path` must name an existing folder of MIDI files, got '{path}'; `python "
@@ -317,7 +355,8 @@ def _load(path: Path, track: int | None, cache: Path | None) -> _Melodies:
     folder = path if path.is_dir() else path.parent
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".mid", ".midi"))
+        found = (file for file in path.rglob("*") if file.suffix.lower() in (".mid", ".midi"))
+        files = sorted(file for file in found if file.is_file())  # no folder, no broken link
     if not files:
         raise ValueError(
             f"`path` must name a folder with `*.mid` or `*.midi` files, got '{path}' with none; "
@@ -326,25 +365,32 @@ def _load(path: Path, track: int | None, cache: Path | None) -> _Melodies:
     names = [file.relative_to(folder).as_posix() for file in files]
     stats = [file.stat() for file in files]
     facts = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True)]
-    key = hashlib.sha256(json.dumps([_FORMAT, track, facts]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([_FORMAT, voices, track, facts]).encode()).hexdigest()[:16]
     kept = (folder / ".cache" if cache is None else cache) / f"midi-{key}.npz"
     try:
-        with np.load(kept) as content:
+        # Opened here: NumPy leaves a damaged file open.
+        with kept.open("rb") as stream, np.load(stream) as content:
             pieces = np.split(content["tokens"], content["ends"][:-1])
             return _Melodies(pieces, content["corrupt"].tolist())
-    except (OSError, zipfile.BadZipFile, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         pass  # not there, or damaged: made again
-    results = _read_all(files, track)
+    results = _read_all(files, voices, track)
     corrupt = [f"{name} ({e})" for name, (_, e) in zip(names, results, strict=True) if e]
     melodies = _Melodies([piece for piece, _ in results if len(piece)], corrupt)
-    if melodies.pieces:
-        _save(melodies, kept)
+    if not melodies.pieces:
+        reason = f"; {len(corrupt)} cannot be read: {'; '.join(corrupt[:3])}" if corrupt else ""
+        which = "" if track is None else f" in `track` {track}"
+        raise ValueError(
+            f"`path` must hold MIDI files with notes{which}, got none among the {len(files)} "
+            f"file(s) of '{path}'{reason}; check the files{which and ' and the track'}."
+        )
+    _save(melodies, kept)
     return melodies
 
 
-def _read_all(files: list[Path], track: int | None) -> list[tuple[np.ndarray, str]]:
+def _read_all(files: list[Path], voices: int, track: int | None) -> list[tuple[np.ndarray, str]]:
     paths = [str(file) for file in files]
-    read = partial(_read, track=track)
+    read = partial(_read, voices=voices, track=track)
     progress = partial(tqdm, total=len(paths), desc="parsing MIDI", unit="file", leave=False)
     workers = min(16, os.cpu_count() or 1)
     if len(paths) < _PARALLEL_FROM or workers == 1:

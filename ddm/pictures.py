@@ -1,9 +1,12 @@
 """Pictures of tokens, outside of pyplot's global state."""
 
+import numpy as np
 from jaxtyping import Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+
+NUM_PITCHES = 128
 
 
 def token_figure(tokens: Int[Tensor, "B L"], vocab_size: int) -> Figure:
@@ -22,22 +25,29 @@ def token_figure(tokens: Int[Tensor, "B L"], vocab_size: int) -> Figure:
     return figure
 
 
-def pianoroll_figure(tokens: Int[Tensor, "B L"], prompt_length: int = 0) -> Figure:
-    """Return the pianorolls of melodies, one below the other: time against pitch.
+def pianoroll_figure(
+    tokens: Int[Tensor, "B L"], *, voices: int = 1, prompt_length: int = 0
+) -> Figure:
+    """Return pianorolls, one below the other: time against pitch, one colour per voice.
 
     Args:
-        tokens: Melodies with shape (B, L): pitches in 0..127; all else is silent.
-        prompt_length: The number of first tokens that were given, before a dashed line.
+        tokens: Music with shape (B, L), the voices of one sixteenth after those of another:
+            pitches in 0..127; all else is silent.
+        voices: The number of voices.
+        prompt_length: The number of first sixteenths that were given, before a dashed line.
     """
     num, length = tokens.shape
     figure = Figure(figsize=(10, 0.6 + 1.1 * num), layout="constrained")
     rows = figure.subplots(num, 1, sharex=True, squeeze=False)[:, 0]
-    for axes, row in zip(rows, tokens.cpu().tolist(), strict=True):
-        pitches = [(t, pitch) for t, pitch in enumerate(row) if 0 <= pitch < 128]
-        times, heights = zip(*pitches, strict=True) if pitches else ((), ())
-        axes.hlines(heights, times, [t + 1 for t in times], linewidth=2.5)
+    for axes, music in zip(rows, tokens.cpu().numpy(), strict=True):
+        heights: list[int] = []
+        for voice, row in enumerate(music.reshape(-1, voices).T):
+            (at,) = np.nonzero((row >= 0) & (row < NUM_PITCHES))
+            axes.hlines(row[at], at, at + 1, colors=f"C{voice}", linewidth=2.5)
+            heights += row[at].tolist()
         axes.set(
-            xlim=(0, length), ylim=(min(heights, default=60) - 2, max(heights, default=60) + 2)
+            xlim=(0, length // voices),
+            ylim=(min(heights, default=60) - 2, max(heights, default=60) + 2),
         )
         if prompt_length:
             axes.axvline(prompt_length, color="black", linestyle="--", linewidth=1)

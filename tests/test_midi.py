@@ -81,6 +81,19 @@ def test_skyline():
     assert melody(file, track=2).tolist() == []
 
 
+def test_voices_are_the_highest_notes_from_the_top_down():
+    """Chords fill the voices from above, unisons count once, and rests fill up below."""
+    one, two = piece((60, 0, 0.25), (50, 0, 0.125)), piece((60, 0, 0.125), (70, 0.125, 0.25))
+    three = piece((0, 0, 0.5), (127, 0.375, 0.5))
+    file = at_120(one, two, three)
+    columns = [[60, 50, 0], [70, 60, 0], [0, REST, REST], [127, 0, REST]]
+    for voices in (1, 2, 3):
+        expected = [pitch for column in columns for pitch in column[:voices]]
+        assert melody(file, voices=voices).tolist() == expected
+    assert melody(file, track=1, voices=2).tolist() == [60, REST, 70, REST]
+    assert len(melody(file, voices=128)) == 4 * 128
+
+
 def test_tempo_changes_do_not_bend_the_grid(tmp_path):
     """Quarters at 120 and then at 60 per minute are four sixteenths each."""
     import mido
@@ -112,6 +125,25 @@ def test_round_trip(tempo, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("voices", [2, 4])
+def test_round_trip_of_voices(voices, tmp_path):
+    """Voices in order, written as MIDI and read again, are the same, whoever holds a note."""
+    generator = torch.Generator().manual_seed(voices)
+    roll = torch.rand(64, 128, generator=generator).argsort(1)[:, :voices]
+    columns = roll.sort(dim=1, descending=True).values
+    columns[torch.arange(0, 62, 3), -1] = REST
+    columns[10:20] = columns[10]  # held
+    tokens = columns.flatten()
+    file = tmp_path / "a.mid"
+    tokens_to_midi(tokens, voices=voices).write(str(file))
+    read = pretty_midi.PrettyMIDI(str(file))
+    assert melody(read, voices=voices).tolist() == tokens.tolist()
+    crossing = tokens_to_midi(torch.tensor([60, REST, 70, 60, 129, 60]), voices=2)
+    assert [(n.pitch, n.start, n.end) for n in crossing.instruments[0].notes] == [
+        *((60, 0.0, 0.375), (70, 0.125, 0.25)),
+    ]
+
+
 def test_names(tunes):
     """Notes have names, which `encode` reads."""
     data = small(tunes)
@@ -120,6 +152,9 @@ def test_names(tunes):
     assert torch.equal(data.encode(data.decode(tokens[None])[0]), tokens)
     with pytest.raises(ValueError, match=r"`text` must hold notes .* got 'H4'; write"):
         data.encode("C4 H4")
+    choir = small(tunes, voices=2)
+    assert choir.decode(torch.tensor([[64, 60, 64, REST]])) == ["E4/C4 E4/-"]
+    assert choir.encode("E4/C4 E4/-").tolist() == [64, 60, 64, REST]
 
 
 # The data module
@@ -143,6 +178,20 @@ def test_windows(tunes):
             expected = data.prompt_mask.expand(batch["tokens"].shape)
             assert torch.equal(batch["prompt_mask"], expected)
     assert set(next(iter(small(tunes, prompt_length=0).train_dataloader()))) == {"tokens"}
+
+
+def test_windows_of_voices(tunes):
+    """A window of S sixteenths has V S tokens, and starts and prompts fall between sixteenths."""
+    data, choir = small(tunes, hop=4), small(tunes, hop=4, voices=3)
+    assert (choir.length, choir.prompt_length, choir.vocab_size) == (24, 6, 129)
+    assert choir.prompt_mask.tolist() == [True] * 6 + [False] * 18
+    for name in ("train_tokens", "val_tokens", "test_tokens"):
+        windows = getattr(choir, name).unflatten(1, (8, 3))
+        assert len(windows) == len(getattr(data, name))
+        assert (windows[..., 1:] == REST).all()
+        assert (windows[..., 0] != REST).all()
+    starts = [choir.train_pieces[0][start : start + 24].tolist() for start in (0, 12, 24)]
+    assert choir.train_tokens[:3].tolist() == starts
 
 
 def test_splits_are_made_of_whole_pieces(tunes):
@@ -189,8 +238,18 @@ def test_cache_is_reused(tunes, tmp_path, monkeypatch):
     changed = small(tunes, cache=str(cache))
     assert 30 in torch.cat([changed.train_tokens, changed.val_tokens, changed.test_tokens])
     assert len(list(cache.iterdir())) == 2
-    kept.write_bytes(kept.read_bytes()[:100])  # damaged: made again
-    small(tunes, cache=str(cache))
+
+
+def test_damaged_cache_is_made_again(tunes):
+    """Whatever stands in the file of the cache, the tokens are those of the music."""
+    data = small(tunes)
+    (kept,) = (tunes / ".cache").iterdir()
+    whole = kept.read_bytes()
+    spoilt = whole[:200] + bytes(60) + whole[260:]
+    for content in (b"", b"no cache", whole[:100], whole[:-1], spoilt):
+        kept.write_bytes(content)
+        assert torch.equal(small(tunes).train_tokens, data.train_tokens)
+        assert kept.read_bytes() == whole
 
 
 def test_half_a_cache_is_never_left(tunes, monkeypatch):
@@ -222,6 +281,8 @@ def test_processes_parse_alike(tunes, tmp_path, monkeypatch):
 def test_corrupt_files_are_named(tunes):
     """A file that is no MIDI is left out with a warning, also when the cache is read."""
     (tunes / "bad.mid").write_bytes(b"MThd is not enough")
+    (tunes / "folder.mid").mkdir()  # no file at all
+    (tunes / "broken.mid").symlink_to(tunes / "nowhere.mid")
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"^1 file\(s\) of .* are left out: bad\.mid \("):
             data = small(tunes)
@@ -237,7 +298,10 @@ def test_bad_input(tunes, tmp_path):
         ({"prompt_length": 8}, r"`prompt_length` must be less than `length` \(8\), got 8"),
         ({"val_fraction": 0.5}, r"`val_fraction` must lie in \]0, 0.5\[, got 0.5"),
         ({"length": 25}, r"got 25: a window longer than every piece .* has 24 sixteenths"),
-        ({"track": 3}, r"a window longer than every piece .* has 0 sixteenths"),
+        ({"track": 3}, r"with notes in `track` 3, got none among the 12 file\(s\) .* the track"),
+        ({"voices": 0}, r"`voices` must lie in 1\.\.128, got 0"),
+        ({"voices": 129}, r"`voices` must lie in 1\.\.128, got 129"),
+        ({"length": 25, "voices": 2}, r"got 25: .* has 24 sixteenths"),
         ({"cache": str(tunes / "1.mid")}, r"`cache` must be a folder that can be written"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -246,6 +310,12 @@ def test_bad_input(tunes, tmp_path):
         small(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"with `\*\.mid` or `\*\.midi` files, got .* with none"):
+        small(tmp_path / "empty")
+    for i in range(4):
+        (tmp_path / "empty" / f"{i}.mid").write_bytes(b"MThd is not enough")
+    with pytest.raises(
+        ValueError, match=r"none among the 4 .*; 4 cannot be read: 0\.mid .* 2\.mid"
+    ):
         small(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"at least 3 different pieces .* got 1 in"):
         small(tunes / "1.mid")
@@ -329,6 +399,17 @@ def test_saved_samples(tunes, tmp_path):
     assert len(sound) == rate  # eight sixteenths of 1/8 s
     assert np.abs(sound).max() > 10_000
     assert not midi.wavfile.read(paths[5])[1].any()
+
+
+def test_saved_voices(tunes, tmp_path):
+    """The voices of a sample are one MIDI file, and sound at the same time."""
+    tokens = torch.tensor([[72, 64, 72, 60] + 6 * [71, REST]])
+    paths = small(tunes, voices=2).save_samples(tokens, tmp_path)
+    assert paths[0].read_text().startswith("C5/E4 C5/C4 B4/-")
+    read = pretty_midi.PrettyMIDI(str(paths[2]))
+    assert melody(read, voices=2).tolist() == tokens[0].tolist()
+    rate, sound = midi.wavfile.read(paths[3])
+    assert len(sound) == rate
 
 
 def test_logged_samples(tunes, tmp_path):
