@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from ddm.backbones.base import require_at_least
 from ddm.datamodules import SequenceDataModule
 from ddm.module import DiscreteDiffusion
-from ddm.pictures import token_figure
+from ddm.pictures import token_figure, trajectory_figure
+from ddm.samplers import Trajectory
 from ddm.schedules import SamplingSchedule
 
 
@@ -31,6 +34,7 @@ class SampleLogger(Callback):
         num_steps: Numbers N of sampling steps.
         every_n_epochs: Draw in the validation of every n-th epoch.
         num_shown: Number of samples that are shown.
+        num_trajectories: Number of samples whose way from noise to data is shown.
         seed: Seed of the noise.
     """
 
@@ -41,16 +45,18 @@ class SampleLogger(Callback):
         *,
         every_n_epochs: int = 1,
         num_shown: int = 16,
+        num_trajectories: int = 4,
         seed: int = 0,
     ) -> None:
         require_at_least(1, num_samples=num_samples, every_n_epochs=every_n_epochs)
-        require_at_least(0, num_shown=num_shown, seed=seed)
+        require_at_least(0, num_shown=num_shown, num_trajectories=num_trajectories, seed=seed)
         for n in num_steps:
             require_at_least(1, num_steps=n)
         self.num_samples = num_samples
         self.num_steps = tuple(num_steps)
         self.every_n_epochs = every_n_epochs
         self.num_shown = num_shown
+        self.num_trajectories = num_trajectories
         self.seed = seed
 
     def on_validation_batch_end(
@@ -100,21 +106,46 @@ class SampleLogger(Callback):
             reference = held_out[rows].long().to(module.device)
             if data.prompt_length:
                 prompt, mask = reference, data.prompt_mask.to(module.device).expand(share, -1)
+        trajectory = Trajectory(self.num_trajectories)
         tokens = module.sample(
-            share, schedule, prompt=prompt, prompt_mask=mask, generator=generator
+            share,
+            schedule,
+            prompt=prompt,
+            prompt_mask=mask,
+            generator=generator,
+            on_state=trajectory.record,
         ).tokens
         if data is not None and reference is not None:
             for key, value in data.measure(tokens, reference).items():
                 # The values are those of all processes already.
                 module.log(f"samples/{key}_{name}", value.float(), batch_size=1)
-        shown = tokens[: self.num_shown].cpu()
-        if not trainer.is_global_zero or len(shown) == 0:
-            return
-        step, title = trainer.global_step, f"samples/{name}_steps"
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                if data is not None:
-                    data.log_samples(logger.experiment, title, shown, step)
-                else:
-                    figure = token_figure(shown, module.process.kernel.vocab_size)
-                    logger.experiment.add_figure(title, figure, step)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    shown = tokens[: self.num_shown].cpu()
+                    _show(logger.experiment, name, module, data, shown, trajectory)
+
+
+def _show(
+    writer: SummaryWriter,
+    name: str,
+    module: DiscreteDiffusion,
+    data: SequenceDataModule | None,
+    samples: Tensor,
+    trajectory: Trajectory,
+) -> None:
+    title, step = f"samples/{name}_steps", module.global_step
+    times, states = trajectory.thin()
+    vocab_size = module.process.kernel.vocab_size
+    if len(samples) and data is not None:
+        data.log_samples(writer, title, samples, step)
+    elif len(samples):
+        writer.add_figure(title, token_figure(samples, vocab_size), step)
+    title += "/trajectory"
+    if trajectory.num_samples and data is not None:
+        writer.add_figure(title, data.trajectory_figure(times, states), step)
+        if text := data.trajectory_text(times, states):
+            # Indented by four: markdown shows it as it is.
+            writer.add_text(title, "\n".join(f"    {line}" for line in text.splitlines()), step)
+    elif trajectory.num_samples:
+        writer.add_figure(title, trajectory_figure(times, states, vocab_size), step)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
+from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric
 from torchvision.utils import make_grid
@@ -15,9 +16,13 @@ from torchvision.utils import make_grid
 from ddm.datamodules.image_sources import SOURCES, Pixels, read_folder
 from ddm.datamodules.sequences import SequenceDataModule
 from ddm.metrics import PCA, FrechetDistance, UnigramEntropy
+from ddm.pictures import image_trajectory_figure
 
 GRID_SIZE = 64
 """Images with a smaller height are enlarged in a grid, by a whole factor."""
+
+MASK_RGB = (200, 0, 200)
+"""The colour of masks along a trajectory; pixels are seldom magenta."""
 
 
 class Images(SequenceDataModule):
@@ -177,6 +182,21 @@ class Images(SequenceDataModule):
         for index, image in enumerate(self.to_images(tokens)):
             _save_png(image, singles / f"{index:02d}.png")
         return [grid, singles]
+
+    def trajectory_figure(
+        self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]
+    ) -> Figure:
+        """Return strips of images on their way from noise to data; masks are magenta."""
+        images = self.to_images(states.flatten(0, 1))
+        images = images.expand(-1, 3, -1, -1) if self.shape[0] == 1 else images
+        masked = (states.flatten(0, 1) >= self.vocab_size).unflatten(1, self.shape).any(1)
+        colour = torch.tensor(MASK_RGB, dtype=torch.uint8)
+        images = torch.where(masked[:, None], colour[:, None, None], images)
+        return image_trajectory_figure(times, images.unflatten(0, states.shape[:2]))
+
+    def trajectory_text(self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]) -> str:
+        """Return nothing: levels in lines are no picture."""
+        return ""
 
     @property
     def _levels(self) -> Int[Tensor, " D"]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pretty_midi
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from scipy.io import wavfile
@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least, save_as_text
 from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
-from ddm.pictures import NUM_PITCHES, pianoroll_figure
+from ddm.pictures import NUM_PITCHES, pianoroll_figure, pianoroll_trajectory_figure
 
 REST = NUM_PITCHES
 """The token of silence; the tokens below are MIDI pitches, 60 being the middle C."""
@@ -217,6 +217,15 @@ class Midi(SequenceDataModule):
                 audio = 32767 * _synthesise(row, self.voices)
                 wavfile.write(paths[-1], _SAMPLE_RATE, audio.astype(np.int16))
         return paths
+
+    def trajectory_figure(
+        self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]
+    ) -> Figure:
+        """Return pianorolls of samples on their way from noise to data; masks are grey."""
+        prompt_length = self.prompt_length // self.voices
+        return pianoroll_trajectory_figure(
+            times, states, voices=self.voices, prompt_length=prompt_length
+        )
 
     def _pianorolls(self, tokens: Int[Tensor, "B L"]) -> Figure:
         prompt_length = self.prompt_length // self.voices

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from lightning.pytorch import LightningDataModule
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric, MetricCollection
 
-from ddm.pictures import token_figure
+from ddm.pictures import token_figure, trajectory_figure
 
 Batch = dict[str, Tensor]
 
@@ -141,6 +142,21 @@ class SequenceDataModule(LightningDataModule, ABC):
             The files written.
         """
         return save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
+
+    def trajectory_figure(
+        self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]
+    ) -> Figure:
+        """Return a picture of samples on their way from noise to data; masks stand out in it."""
+        return trajectory_figure(times, states, self.vocab_size)
+
+    def trajectory_text(self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]) -> str:
+        """Return the states of each sample, a line per state; empty where text says nothing."""
+        samples = []
+        for row, sequences in zip(times.T.tolist(), states.transpose(0, 1), strict=True):
+            texts = [text.replace("\n", "↵") for text in self.decode(sequences)]
+            lines = [f"t = {t:.3f}  {text}" for t, text in zip(row, texts, strict=True)]
+            samples.append("\n".join(lines))
+        return "\n\n".join(samples)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled batches of training sequences; the last, smaller one is dropped.

@@ -132,6 +132,7 @@ class DiscreteDiffusion(LightningModule):
         prompt_mask: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
+        on_state: Callable[[Tensor, Tensor], object] | None = None,
     ) -> Samples:
         """Draw samples, all in one batch, for instance with `module.schedule(32)`.
 
@@ -142,6 +143,7 @@ class DiscreteDiffusion(LightningModule):
             prompt_mask: Positions that are clamped to the prompt.
             generator: Source of all draws, on the device of the module.
             progress: Show a bar.
+            on_state: Called with every state x_t and its times t; see `Sampler`.
 
         Raises:
             ValueError: Number, times or prompt do not fit, before any network call.
@@ -161,6 +163,7 @@ class DiscreteDiffusion(LightningModule):
                 prompt_mask=prompt_mask,
                 generator=generator,
                 progress=progress,
+                on_state=on_state,
             )
         finally:
             self.train(training)

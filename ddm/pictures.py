@@ -1,7 +1,10 @@
 """Pictures of tokens, outside of pyplot's global state."""
 
+import matplotlib
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -22,6 +25,93 @@ def token_figure(tokens: Int[Tensor, "B L"], vocab_size: int) -> Figure:
     axes.set_ylabel("sample")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, label="token")
+    return figure
+
+
+def trajectory_figure(
+    times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"], vocab_size: int
+) -> Figure:
+    """Return heat maps of the states of samples, from noise (above) to data; masks are grey."""
+    num_states, num, length = states.shape
+    width = min(16.0, max(4.0, length / 12))
+    height = num * (0.6 + 0.2 * num_states)
+    figure = Figure(figsize=(width, min(24.0, height)), layout="constrained")
+    colours = matplotlib.colormaps["viridis"].with_extremes(over="0.8")
+    rows = figure.subplots(num, 1, sharex=True, squeeze=False)[:, 0]
+    for sample, axes in enumerate(rows):
+        image = axes.imshow(
+            states[:, sample].numpy(),
+            aspect="auto",
+            interpolation="nearest",
+            cmap=colours,
+            vmin=0,
+            vmax=vocab_size - 1,
+        )
+        _label_states(axes, times[:, sample])
+    rows[-1].set_xlabel("position")
+    figure.colorbar(image, ax=list(rows), label="token", extend="max")
+    return figure
+
+
+def image_trajectory_figure(
+    times: Float[Tensor, "T M"], images: UInt8[Tensor, "T M 3 H W"]
+) -> Figure:
+    """Return strips of images, one sample per row, from noise (left) to data (right)."""
+    num_states, num, _, height, width = images.shape
+    # (T, M, 3, H, W) as rows of samples and columns of times, with a border of one pixel.
+    cells = np.pad(images.numpy(), (*3 * [(0, 0)], *2 * [(0, 1)]), constant_values=128)
+    grid = cells.transpose(1, 3, 0, 4, 2).reshape(num * (height + 1), num_states * (width + 1), 3)
+    figure = Figure(figsize=(num_states, 0.3 + num * height / width), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(grid, interpolation="nearest")
+    centres = [(index + 0.5) * (width + 1) - 0.5 for index in range(num_states)]
+    axes.set_xticks(centres, [f"t = {t:.2f}" for t in times.mean(1).tolist()], fontsize=8)
+    axes.set_yticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def pianoroll_trajectory_figure(
+    times: Float[Tensor, "T M"],
+    states: Int[Tensor, "T M L"],
+    *,
+    voices: int = 1,
+    prompt_length: int = 0,
+) -> Figure:
+    """Return pianorolls of the states of samples, one sample per column, noise above data.
+
+    Args:
+        times: The times of the states.
+        states: Music, as `pianoroll_figure` takes it; where there is a mask, the sixteenth is grey.
+        voices: The number of voices.
+        prompt_length: The number of first sixteenths that were given, before a dashed line.
+    """
+    num_states, num, length = states.shape
+    steps = length // voices
+    figure = Figure(figsize=(0.6 + 4 * num, 0.6 + num_states), layout="constrained")
+    columns = figure.subplots(1, num, sharey=True, squeeze=False)[0]
+    for sample, axes in enumerate(columns):
+        roll = np.ones((num_states, NUM_PITCHES, steps, 3))
+        for state, canvas in zip(states[:, sample].numpy(), roll, strict=True):
+            tokens = state.reshape(steps, voices)
+            # One shade darker for every voice that is not known.
+            canvas[:] = 1 - 0.4 * (tokens > NUM_PITCHES).mean(1)[:, None]
+            for voice, row in enumerate(tokens.T):
+                (at,) = np.nonzero((row >= 0) & (row < NUM_PITCHES))
+                canvas[NUM_PITCHES - 1 - row[at], at] = to_rgb(f"C{voice}")
+        axes.imshow(
+            roll.reshape(-1, steps, 3),
+            aspect="auto",
+            interpolation="nearest",
+            extent=(0, steps, num_states - 0.5, -0.5),
+        )
+        for edge in range(1, num_states):
+            axes.axhline(edge - 0.5, color="black", linewidth=0.5)
+        if prompt_length:
+            axes.axvline(prompt_length, color="black", linestyle="--", linewidth=1)
+        axes.set_xlabel("sixteenth")
+    _label_states(columns[0], times.mean(1))
     return figure
 
 
@@ -54,3 +144,7 @@ def pianoroll_figure(
     figure.supylabel("pitch")
     rows[-1].set_xlabel("sixteenth")
     return figure
+
+
+def _label_states(axes: Axes, times: Float[Tensor, " T"]) -> None:
+    axes.set_yticks(range(len(times)), [f"t = {t:.2f}" for t in times.tolist()], fontsize=8)

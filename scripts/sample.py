@@ -1,7 +1,8 @@
 """Draw samples from a checkpoint: `python scripts/sample.py CHECKPOINT --num-steps 32`.
 
 Writes what the data module makes of samples (text, images, MIDI), and `samples.npz` with tokens and
-times. Where the data ask for conditional generation, samples continue test sequences.
+times; with `--trajectories M` also how the first M samples came out of the noise. Where the data
+ask for conditional generation, samples continue test sequences.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
 from ddm.datamodules.sequences import save_as_text
 from ddm.module import DiscreteDiffusion
+from ddm.pictures import trajectory_figure
+from ddm.samplers import Trajectory
 from ddm.schedules import Optimised, SamplingSchedule
 from ddm.schedules.schedule import read_json
 
@@ -120,6 +123,23 @@ def write(
     return [*paths, numbers_path]
 
 
+def write_trajectory(
+    out: Path, trajectory: Trajectory, data: LightningDataModule | None, vocab_size: int
+) -> list[Path]:
+    """Write `trajectory.png` and, where the data are text, `trajectory.txt`; return the paths."""
+    times, states = trajectory.thin()
+    picture, text = out / "trajectory.png", out / "trajectory.txt"
+    if not isinstance(data, SequenceDataModule):
+        trajectory_figure(times, states, vocab_size).savefig(picture, dpi=150)
+        return [picture]
+    data.trajectory_figure(times, states).savefig(picture, dpi=150)
+    lines = data.trajectory_text(times, states)
+    if not lines:
+        return [picture]
+    text.write_text(lines + "\n", encoding="utf-8")
+    return [picture, text]
+
+
 def prompts(
     text: str | None,
     num_samples: int,
@@ -150,6 +170,12 @@ def make_parser() -> argparse.ArgumentParser:
         "checkpoint if there is one, else uniform)",
     )
     add("--prompt", help="text that every sample starts with; token numbers if data have no text")
+    add(
+        "--trajectories",
+        type=int,
+        default=0,
+        help="samples of the first batch whose way from noise to data is drawn (default: 0)",
+    )
     add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     add("--seed", type=int, default=0, help="seed of the samples (default: 0)")
     add("--batch-size", type=int, default=64, help="samples drawn at once (default: 64)")
@@ -163,9 +189,11 @@ def main(args: Sequence[str] | None = None) -> list[Path]:
     options = parser.parse_args(args)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:  # all that can be wrong, before the first network call
-        for name in ("num_samples", "batch_size"):
-            if getattr(options, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
+        for name, least in (("num_samples", 1), ("batch_size", 1), ("trajectories", 0)):
+            value = getattr(options, name)
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        trajectory = Trajectory(options.trajectories)
         schedule = load_schedule(options.checkpoint, options.num_steps, options.schedule)
         module, data = load_model(options.checkpoint), load_data(options.checkpoint)
         given = prompts(options.prompt, options.num_samples, module, data)
@@ -186,11 +214,15 @@ def main(args: Sequence[str] | None = None) -> list[Path]:
             prompt_mask=None if given is None else given[1][rows].to(device),
             generator=generator,
             progress=True,
+            on_state=None if first else trajectory.record,
         )
         batches.append(samples.tokens.cpu())
         num_calls += samples.num_calls
     seconds, tokens = time.monotonic() - begin, torch.cat(batches)
-    paths = write(options.out, tokens, schedule, data, module.process.kernel.vocab_size)
+    vocab_size = module.process.kernel.vocab_size
+    paths = write(options.out, tokens, schedule, data, vocab_size)
+    if options.trajectories:
+        paths += write_trajectory(options.out, trajectory, data, vocab_size)
     if isinstance(data, SequenceDataModule):
         print(data.decode(tokens[:1])[0])
     print(

@@ -223,8 +223,9 @@ def test_samples_of_the_log(checkpoint: Path) -> None:
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "val/bits_per_token", "samples/countdown_error_2"} <= set(tags["scalars"])
-    assert tags["images"] == ["samples/2_steps"]
-    assert tags["tensors"] == ["samples/2_steps/text_summary"]
+    shown = ["samples/2_steps", "samples/2_steps/trajectory"]
+    assert tags["images"] == shown
+    assert tags["tensors"] == [f"{name}/text_summary" for name in shown]
 
 
 def test_checkpoint_has_averaged_weights(checkpoint: Path) -> None:
@@ -314,9 +315,26 @@ def test_sample(checkpoint: Path, optimised: Path, tmp_path: Path, capsys) -> No
     assert str(tmp_path / "a" / "samples.txt") in printed
 
 
+def test_trajectories(checkpoint: Path, tmp_path: Path) -> None:
+    """The first samples are followed from pure noise, one line per state, to what is saved."""
+    options = [str(checkpoint), f"--out={tmp_path}", "--num-steps=3", "--batch-size=3"]
+    main = script("sample").main
+    *_, numbers = main([*options, "--num-samples=5"])
+    tokens = np.load(numbers)["tokens"]
+    *_, numbers, picture, text = main([*options, "--num-samples=5", "--trajectories=2"])
+    assert np.array_equal(np.load(numbers)["tokens"], tokens)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    samples = [sample.splitlines() for sample in text.read_text().split("\n\n")]
+    assert [len(lines) for lines in samples] == [4, 4]
+    for lines, row in zip(samples, tokens.tolist(), strict=False):
+        assert lines[0].startswith("t = 1.000  ")
+        assert lines[-1] == "t = 0.000  " + " ".join(map(str, row))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--trajectories=-1"], "`trajectories` must be at least 0, got -1"),
         (["--prompt=x"], "`prompt` must be token numbers"),
         (["--prompt=4"], "`prompt` must hold tokens in 0..3"),
         (["--prompt=" + "0 " * 9], "`prompt` must have 1 to 8 tokens, got 9"),

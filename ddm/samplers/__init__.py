@@ -8,6 +8,7 @@ from ddm.samplers.reveal import FirstHitting, KGillespie
 from ddm.samplers.sampler import Sampler, Samples
 from ddm.samplers.tau_leaping import TauLeaping
 from ddm.samplers.theta_trapezoidal import ThetaTrapezoidal
+from ddm.samplers.trajectory import Trajectory
 
 __all__ = [
     "Analytic",
@@ -20,4 +21,5 @@ __all__ = [
     "Samples",
     "TauLeaping",
     "ThetaTrapezoidal",
+    "Trajectory",
 ]

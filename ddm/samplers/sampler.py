@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -147,6 +147,7 @@ class Sampler(ABC):
         prompt_mask: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
+        on_state: Callable[[Tensor, Tensor], object] | None = None,
     ) -> Samples:
         """Carry x from noise to data along `times`: the sampling loop.
 
@@ -159,6 +160,8 @@ class Sampler(ABC):
             prompt_mask: Positions that are clamped to the prompt and never change.
             generator: Source of all draws, on the device of x.
             progress: Show a bar.
+            on_state: Called with every state x_t, (B, L), and its times t, (B,), the first and the
+                last included, for instance `Trajectory.record`.
 
         Returns:
             The samples and what they cost.
@@ -174,8 +177,12 @@ class Sampler(ABC):
         grid = self.grid(denoiser, times, ~clamp, generator)
         counter = CallCounter(denoiser)
         steps = tqdm(pairwise(grid), total=len(grid) - 1, desc="sampling", disable=not progress)
+        if on_state is not None:
+            on_state(x, grid[0])
         for t, s in steps:
             x = self.step(counter, x, t, s, generator, keep=keep)
+            if on_state is not None:
+                on_state(x, s)
         return Samples(x, counter.num_calls, counter.num_rows)
 
 
