@@ -1,5 +1,6 @@
 """Images as sequences of pixel levels."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +31,9 @@ class Images(SequenceDataModule):
 
     Token :math:`((c H + h) W + w)` is the level of colour c in row h and column w, the order that
     `ddm.backbones.UNet` reads. A pixel p in 0..D-1 has the level :math:`\lfloor p V / D \rfloor`;
-    a level is shown as the centre of its bin.
+    a level is shown as the centre of its bin. As a token is a pixel of one colour, the
+    `val/bits_per_token` of a model is its bound in bits per dimension; with fewer levels V it is
+    that of the levels.
 
     The sources 'mnist', 'fashion_mnist' and 'cifar10' have a test split of their own; of the
     others, `val_fraction` of the images is the test split. The validation split is `val_fraction`
@@ -44,6 +47,9 @@ class Images(SequenceDataModule):
             IDX files may also lie in it directly, or where Debian's `dataset-fashion-mnist` is.
         download: Whether a missing data set is fetched into `root`.
         num_levels: The number of levels V, at least 2; by default all D of the source.
+        features: Makes the network whose features the Frechet distance compares, for instance
+            `ddm.metrics.Inception`: images in 0..255, uint8, (B, C, H, W), give features (B, F). By
+            default, 32 principal components of the pixels, which is no perceptual distance.
         flip: Whether training sees every image once as it is and once mirrored, per epoch.
         batch_size: The number of images of a batch, in each process.
         val_fraction: The share of images held out for validation, and for testing where the source
@@ -66,6 +72,7 @@ class Images(SequenceDataModule):
         root: str = "data",
         download: bool = False,
         num_levels: int | None = None,
+        features: Callable[[], nn.Module] | None = None,
         flip: bool = False,
         batch_size: int = 64,
         val_fraction: float = 0.1,
@@ -75,6 +82,10 @@ class Images(SequenceDataModule):
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
         # Not logged: the logger refuses a name that the model has with another value.
         self.save_hyperparameters(logger=False)
+        if callable(self.hparams["features"]):
+            # Under LightningCLI it is a class path, from which a checkpoint is rebuilt; an object
+            # is left out, because none is loaded from a checkpoint without trust in the file.
+            del self.hparams["features"]
         if not 0 < val_fraction < 0.5:
             raise ValueError(
                 f"`val_fraction` must lie in ]0, 0.5[, got {val_fraction}: validation and "
@@ -100,13 +111,14 @@ class Images(SequenceDataModule):
                 f"{num_levels}; leave it out to keep all of them."
             )
         self.source, self.root, self.download = source, Path(root), download
+        self.features = features
         self.flip, self.val_fraction = flip, val_fraction
         self.vocab_size = num_levels
         self.length = int(np.prod(self.shape))
 
     def prepare_data(self) -> None:
         """Read the images, or download them, in one process before the others read them."""
-        _ = self._splits
+        _ = self._splits, self._network
 
     @cached_property
     def train_tokens(self) -> Integer[Tensor, "N L"]:
@@ -129,14 +141,13 @@ class Images(SequenceDataModule):
 
     def encode(self, pixels: Pixels) -> UInt8[Tensor, "N L"]:
         """Return the levels of pixels in 0..D-1, with shape (N, C, H, W), as tokens (N, L)."""
-        return self._levels.to(torch.uint8)[pixels.int()].flatten(1)
+        # Indexed by NumPy: for torch, bytes are masks, and wider indices take longer.
+        levels = self._levels.to(torch.uint8).numpy()[pixels.numpy()]
+        return torch.from_numpy(levels).flatten(1)
 
     def to_images(self, tokens: Integer[Tensor, "B L"]) -> UInt8[Tensor, "B C H W"]:
         """Return tokens as images in 0..255, with shape (B, C, H, W); the mask is white."""
-        brightness = torch.linspace(0, 255, self.depth, dtype=torch.float64)
-        centres = self._levels.bincount(brightness) / self._levels.bincount()
-        levels = tokens.cpu().long().clamp(0, self.vocab_size - 1)
-        return centres.round().to(torch.uint8)[levels].unflatten(1, self.shape)
+        return self._shown(tokens.cpu())
 
     def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
         """Return each image as the numbers of its levels, row by row, colour after colour."""
@@ -152,15 +163,12 @@ class Images(SequenceDataModule):
     def metrics(self) -> dict[str, Metric]:
         """Return the distance to the held-out images, and the diversity inside of an image.
 
-        The features are 32 principal components of the pixels: no perceptual distance, and
-        not comparable with any that is computed from the features of a network.
+        The distance is called after its features, `frechet_pca32` or for instance
+        `frechet_inception`: values with other features cannot be compared with it. The features of
+        the held-out images are computed once, on the CPU.
         """
-        distance = self._distance
-        num_features = distance.features.num_features
-        return {
-            f"frechet_pca{num_features}": distance.clone(),
-            "unigram_entropy": UnigramEntropy(),
-        }
+        name, distance = self._distance
+        return {f"frechet_{name}": distance.clone(), "unigram_entropy": UnigramEntropy()}
 
     def log_samples(
         self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
@@ -223,17 +231,49 @@ class Images(SequenceDataModule):
         train, val, rest = tokens.tensor_split([num_train, num_train + num_held_out])
         return train, val, rest if test is None else self.encode(test)
 
+    @property
+    def _shown(self) -> "_Shown":
+        brightness = torch.linspace(0, 255, self.depth, dtype=torch.float64)
+        centres = self._levels.bincount(brightness) / self._levels.bincount()
+        return _Shown(centres.round().to(torch.uint8), self.shape)
+
     @cached_property
-    def _distance(self) -> FrechetDistance:
-        # 4,096 images in random order say as much of 32 directions as all of them.
-        features = PCA(self._splits[0][:4096], 32, scale=1 / (self.vocab_size - 1))
-        return FrechetDistance(torch.cat([self.val_tokens, self.test_tokens]), features)
+    def _network(self) -> nn.Module | None:
+        return None if self.features is None else self.features().eval()
+
+    @cached_property
+    def _distance(self) -> tuple[str, FrechetDistance]:
+        features: nn.Module
+        if self._network is None:
+            # 4,096 images in random order say as much of 32 directions as all of them.
+            features = PCA(self._splits[0][:4096], 32, scale=1 / (self.vocab_size - 1))
+            name = f"pca{features.num_features}"
+        else:
+            features = nn.Sequential(self._shown, self._network)
+            name = type(self._network).__name__.lower()
+        held_out = torch.cat([self.val_tokens, self.test_tokens])
+        return name, FrechetDistance(held_out, features)
 
     def _grid(self, tokens: Int[Tensor, "B L"]) -> UInt8[Tensor, "3 height width"]:
         images = self.to_images(tokens)
         factor = max(1, GRID_SIZE // self.shape[1])
         images = images.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
         return make_grid(images, nrow=max(1, round(len(images) ** 0.5)), pad_value=128)
+
+
+class _Shown(nn.Module):
+    """Turns tokens (B, L) into images in 0..255, uint8, with shape (B, C, H, W)."""
+
+    centres: Tensor
+
+    def __init__(self, centres: UInt8[Tensor, " V"], shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_buffer("centres", centres)
+
+    def forward(self, tokens: Integer[Tensor, "B L"]) -> UInt8[Tensor, "B C H W"]:
+        levels = tokens.long().clamp(0, len(self.centres) - 1)
+        return self.centres[levels].unflatten(1, self.shape)
 
 
 def _save_png(image: UInt8[Tensor, "C H W"], path: Path) -> None:

@@ -151,6 +151,29 @@ def test_images_with_another_kernel(
     assert type(module.process.kernel).__name__ == kernel
 
 
+def test_features_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature network of the user's own goes in by its path, and comes back with the data."""
+    (tmp_path / "mynetwork.py").write_text(
+        "import torch\n\n\n"
+        "class Corners(torch.nn.Module):\n"
+        "    def forward(self, images):\n"
+        "        return images[:, 0, ::7, ::7].flatten(1).double()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = small(ROOT / "configs" / "digits.yaml", tmp_path)
+    config = yaml.safe_load(path.read_text())
+    once = ("max_epochs", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch")
+    config["trainer"].update(dict.fromkeys(once, 1))
+    config["trainer"]["callbacks"][-1]["init_args"]["every_n_epochs"] = 1
+    config["data"]["init_args"]["features"] = "mynetwork.Corners"
+    path.write_text(yaml.safe_dump(config))
+    run = script("train").main(["fit", f"--config={path}"])
+    assert "samples/frechet_corners_2" in run.trainer.callback_metrics
+    data = load_data(run.trainer.checkpoint_callback.last_model_path)
+    assert "frechet_corners" in data.metrics()
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

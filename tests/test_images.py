@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ddm.backbones import UNet
 from ddm.datamodules import Images, image_sources
-from ddm.metrics import PCA, FrechetDistance
+from ddm.metrics import PCA, FrechetDistance, Inception, inception
 from image_files import write_idx, write_images
 
 
@@ -261,6 +261,90 @@ def test_frechet_distance_of_diagonal_gaussians(rank):
         metric.update(batch)
     expected = mean.square().sum() + (std - other).square().sum()
     torch.testing.assert_close(metric.compute(), expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("rank", [5, 2])
+def test_frechet_distance_is_that_of_torchmetrics(rank):
+    """On the same features, both are one number; theirs is computed from eigenvalues."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Features(torch.nn.Module):
+        num_features = 5
+
+        def __init__(self, matrix):
+            super().__init__()
+            self.matrix = matrix
+
+        def forward(self, vectors):
+            return vectors.double() / 255 @ self.matrix
+
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(12, rank, generator=generator).double() @ torch.eye(rank, 5).double()
+    features = Features(matrix)
+    real, fake = torch.randint(256, (2, 40, 12), generator=generator)
+    theirs, ours = FrechetInceptionDistance(features), FrechetDistance(real, features)
+    theirs.update(real, real=True)
+    theirs.update(fake, real=False)
+    ours.update(fake)
+    # Square roots of eigenvalues that should be 0 leave 1e-8 where the rank is not full.
+    torch.testing.assert_close(ours.compute(), theirs.compute(), rtol=1e-6, atol=0)
+
+
+class Brightness(torch.nn.Module):
+    """Two features of an image, as a network of the user's own would give."""
+
+    def forward(self, images):
+        """Return the brightness of the upper and the lower half."""
+        assert images.dtype == torch.uint8
+        return images.double().unflatten(2, (2, -1)).mean((1, 3, 4))
+
+
+def test_features_of_a_network():
+    """The distance sees the images in 0..255 through the network, after which it is called."""
+    data = Images(num_levels=4, features=Brightness)
+    assert "features" not in data.hparams
+    held_out = torch.cat([data.val_tokens, data.test_tokens])
+    metric = data.metrics()["frechet_brightness"]
+    metric.update(held_out)
+    assert metric.compute() < 1e-9
+    metric.reset()
+    brighter = (held_out + 1).clamp(max=3)
+    metric.update(brighter)
+    difference = data.to_images(brighter).double() - data.to_images(held_out).double()
+    shift = difference.unflatten(2, (2, -1)).mean((0, 1, 3, 4)).square().sum()
+    assert metric.compute() >= shift * (1 - 1e-12)
+
+
+def test_inception(monkeypatch):
+    """Grey images become RGB, few at a time; what is missing is named, with the remedy."""
+    seen = []
+
+    class Network(torch.nn.Module):
+        def __init__(self, name, features, weights):
+            super().__init__()
+            if weights is not None:
+                raise FileNotFoundError(f"no file '{weights}'")
+            assert (name, features) == ("inception-v3-compat", ["2048"])
+
+        def forward(self, images):
+            seen.append(images.shape)
+            return images[:, :, 0, 0].float()
+
+    monkeypatch.setattr(inception.fid, "NoTrainInceptionV3", Network)
+    data = Images(features=Inception)
+    data.prepare_data()
+    features = data.metrics()["frechet_inception"].features(data.val_tokens)
+    assert torch.equal(features, data.to_images(data.val_tokens)[:, :, 0, 0].float().expand(-1, 3))
+    assert set(seen) == {(64, 3, 8, 8), (52, 3, 8, 8), (40, 3, 8, 8)}
+    with pytest.raises(ValueError, match=r"`weights` must be .* from 'here' \(no file 'here'\)"):
+        Inception("here")
+
+    def absent(*args):
+        raise ModuleNotFoundError("torch-fidelity")
+
+    monkeypatch.setattr(inception.fid, "NoTrainInceptionV3", absent)
+    with pytest.raises(ValueError, match=r"run `pip install 'ddm\[fid\]'`"):
+        Images(features=Inception).prepare_data()
 
 
 def test_frechet_distance_to_itself_is_zero():

@@ -3,6 +3,7 @@
 from ddm.metrics.countdown_error import CountDownError
 from ddm.metrics.distinct_n import DistinctN
 from ddm.metrics.frechet_distance import PCA, FrechetDistance
+from ddm.metrics.inception import Inception
 from ddm.metrics.note_histogram import NoteHellinger, NoteOutliers
 from ddm.metrics.unigram_entropy import UnigramEntropy
 from ddm.metrics.word_share import WordShare, split_words
@@ -12,6 +13,7 @@ __all__ = [
     "CountDownError",
     "DistinctN",
     "FrechetDistance",
+    "Inception",
     "NoteHellinger",
     "NoteOutliers",
     "UnigramEntropy",
