@@ -1,4 +1,4 @@
-"""Token sequences held in memory, and the loaders that every data module shares."""
+"""Token sequences in one tensor, and the loaders that every data module shares."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -87,17 +87,17 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     @abstractmethod
-    def train_tokens(self) -> Int[Tensor, "N L"]:
+    def train_tokens(self) -> Integer[Tensor, "N L"]:
         """The training sequences, with shape (N, L)."""
 
     @property
     @abstractmethod
-    def val_tokens(self) -> Int[Tensor, "N L"]:
+    def val_tokens(self) -> Integer[Tensor, "N L"]:
         """The validation sequences, with shape (N, L)."""
 
     @property
     @abstractmethod
-    def test_tokens(self) -> Int[Tensor, "N L"]:
+    def test_tokens(self) -> Integer[Tensor, "N L"]:
         """The test sequences, with shape (N, L)."""
 
     @abstractmethod

@@ -1,6 +1,5 @@
 """Windows of the tokens of a text, from files or from Python's own documentation."""
 
-import gzip
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -9,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 from torch import Tensor
 from torchmetrics import Metric
 
+from ddm.datamodules.corpus import Corpus, Files
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least
 from ddm.datamodules.vocabularies import CharacterVocabulary, Vocabulary
 from ddm.metrics import DistinctN, UnigramEntropy, WordShare, split_words
@@ -21,11 +21,18 @@ from ddm.metrics import DistinctN, UnigramEntropy, WordShare, split_words
 class Text(SequenceDataModule):
     """Windows of the tokens of a text, which are characters or parts of words.
 
-    The last documents are held out: about `val_fraction` of the characters for testing, and as
-    many before them for validation. The cuts fall between documents (at the exact character if
-    there is one document only), so no training window overlaps held-out text. Training windows
-    start every `length // 2` tokens, so each token is seen at two offsets per epoch; their
-    order is shuffled in every epoch. Validation and test windows do not overlap.
+    The last documents are held out: about `val_fraction` of the tokens for testing, and as many
+    before them for validation. The cuts fall between documents (at the exact token if there is
+    one document only), so no training window overlaps held-out text. Training windows start every
+    `length // 2` tokens, so each token is seen at two offsets per epoch; their order is shuffled
+    in every epoch. Validation and test windows do not overlap.
+
+    Files are read and tokenised once, a few million characters at a time. The vocabulary and the
+    tokens (two bytes each up to 65,536 tokens, else four) are kept in `cache`, under a name that
+    changes with the files and the vocabulary, and are mapped into memory: training reads the
+    windows that it needs, whatever the size of the text. What grows with the text is the order of
+    the training windows, a number for each, and the different words that `word_share` and the
+    training of a `BPE` count.
 
     The built-in text is the English documentation inside of every CPython
     (`pydoc_data.topics`), 0.37 MB once the paragraphs that it repeats are dropped: without that,
@@ -35,28 +42,36 @@ class Text(SequenceDataModule):
     Args:
         path: A UTF-8 text file, which is one document, or a folder whose `*.txt` and `*.txt.gz`
             files, at any depth and in sorted order, are the documents; names that end in `.gz` are
-            unpacked. By default, the built-in text, whose documents are its topics.
+            unpacked. Files of a folder that are damaged or not UTF-8 are left out with a warning.
+            By default, the built-in text, whose documents are its topics.
         vocabulary: Makes the vocabulary from the whole text; its characters by default.
         length: The number of tokens L of a window.
         batch_size: The number of windows of a batch, in each process.
-        val_fraction: The share of the characters held out for validation, and again for testing,
-            in ]0, 0.5[.
+        val_fraction: The share of the tokens held out for validation, and again for testing, in
+            ]0, 0.5[.
+        cache: The folder of the tokens; `.cache` beside the files by default.
         num_workers: The number of processes that load batches; 0 is fastest for data in memory.
         seed: The seed of the order of the training windows.
 
+    Attributes:
+        train_stream: The tokens of the training text in a row, with shape (T,).
+        val_stream: The tokens of the validation text in a row, with shape (T,).
+        test_stream: The tokens of the test text in a row, with shape (T,).
+
     Raises:
-        ValueError: If an argument is out of its domain, a file is missing, empty or not UTF-8, or
-            a window is longer than one of the splits.
+        ValueError: If an argument is out of its domain, there is no text, a file that stands alone
+            is not UTF-8, or a window is longer than one of the splits.
     """
 
     def __init__(
         self,
         path: str | None = None,
         *,
-        vocabulary: Callable[[str], Vocabulary] = CharacterVocabulary,
+        vocabulary: Callable[[Corpus], Vocabulary] = CharacterVocabulary,
         length: int = 128,
         batch_size: int = 64,
         val_fraction: float = 0.05,
+        cache: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -73,43 +88,71 @@ class Text(SequenceDataModule):
                 f"`val_fraction` must lie in ]0, 0.5[, got {val_fraction}: validation and "
                 "testing take as much each; try 0.05."
             )
-        documents = _python_documentation() if path is None else _read_documents(Path(path))
-        self.train_text, self.val_text, self.test_text = _split(documents, val_fraction)
-        self.vocabulary = vocabulary("".join(documents))
+        if path is None:
+            corpus = Corpus(_python_documentation())
+        else:
+            corpus = Files(Path(path), None if cache is None else Path(cache))
+        self.vocabulary = vocabulary(corpus)
         self.vocab_size = len(self.vocabulary)
         self.length = length
-        splits = {"training": self.train_text, "validation": self.val_text, "test": self.test_text}
-        # int32 halves the memory of a large text; batches are cast as they are fetched.
-        self._tokens = {name: self.encode(text).int() for name, text in splits.items()}
-        for name, tokens in self._tokens.items():
-            if len(tokens) < length:
+        name = f"{type(self.vocabulary).__module__}.{type(self.vocabulary).__qualname__}"
+        tokens, ends = corpus.tokens(
+            self.encode,
+            dtype=np.uint16 if self.vocab_size <= 2**16 else np.int32,
+            key=f"{name} {self.vocabulary.identity}",
+        )
+        first, second = _cuts(ends, val_fraction)
+        stream = torch.from_numpy(tokens)
+        splits = {
+            "training": stream[:first],
+            "validation": stream[first:second],
+            "test": stream[second:],
+        }
+        self.train_stream, self.val_stream, self.test_stream = splits.values()
+        for split, part in splits.items():
+            if len(part) < length:
                 raise ValueError(
-                    f"`length` must be at most the {len(tokens)} tokens of the {name} split "
-                    f"({len(documents)} document(s), val_fraction={val_fraction}), got {length}; "
+                    f"`length` must be at most the {len(part)} tokens of the {split} split "
+                    f"({len(corpus)} document(s), val_fraction={val_fraction}), got {length}; "
                     "shorten the windows, change `val_fraction`, or give a longer text in more "
                     "documents."
                 )
 
     @cached_property
-    def train_tokens(self) -> Int[Tensor, "N L"]:
+    def train_tokens(self) -> Integer[Tensor, "N L"]:
         """The training windows, with shape (N, L): a view in which they overlap by half."""
-        return self._windows("training", stride=max(1, self.length // 2))
+        return self.train_stream.unfold(0, self.length, max(1, self.length // 2))
 
     @cached_property
-    def val_tokens(self) -> Int[Tensor, "N L"]:
+    def val_tokens(self) -> Integer[Tensor, "N L"]:
         """The validation windows, with shape (N, L); they do not overlap."""
-        return self._windows("validation", stride=self.length)
+        return self.val_stream.unfold(0, self.length, self.length)
 
     @cached_property
-    def test_tokens(self) -> Int[Tensor, "N L"]:
+    def test_tokens(self) -> Integer[Tensor, "N L"]:
         """The test windows, with shape (N, L); they do not overlap."""
-        return self._windows("test", stride=self.length)
+        return self.test_stream.unfold(0, self.length, self.length)
+
+    @cached_property
+    def held_out_words(self) -> frozenset[str]:
+        """The different words of the held-out text, as the vocabulary spells it."""
+        words: set[str] = set()
+        for stream in (self.val_stream, self.test_stream):
+            rest = ""
+            for part in stream.split(2**20):
+                rest += self.decode(part[None])[0]
+                # The last word may go on in the next part.
+                end = max(rest.rfind(" "), rest.rfind("\n")) + 1
+                words.update(split_words(rest[:end]))
+                rest = rest[end:]
+            words.update(split_words(rest))
+        return frozenset(words)
 
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of a text, with shape (L,); see `Vocabulary.encode`."""
         return self.vocabulary.encode(text)
 
-    def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
+    def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
         """Return the text of each sequence; the mask becomes U+FFFD."""
         return self.vocabulary.decode(tokens)
 
@@ -120,10 +163,10 @@ class Text(SequenceDataModule):
         trigram model better: on the built-in text .65 against .05, `word_share` .76 against .26.
         """
         # The metrics hold the vocabulary, not this object, which drags the trainer along.
-        words = set(split_words(self.val_text)) | set(split_words(self.test_text))
+        decode = self.vocabulary.decode
         return {
-            "word_share": WordShare(words, self.vocabulary.decode),
-            "word_share_4": WordShare(words, self.vocabulary.decode, min_length=4),
+            "word_share": WordShare(self.held_out_words, decode),
+            "word_share_4": WordShare(self.held_out_words, decode, min_length=4),
             "unigram_entropy": UnigramEntropy(),
             "distinct_4": DistinctN(4),
         }
@@ -149,9 +192,6 @@ class Text(SequenceDataModule):
                 "version of Python)."
             )
 
-    def _windows(self, split: str, stride: int) -> Int[Tensor, "N L"]:
-        return self._tokens[split].unfold(0, self.length, stride)
-
 
 def trigram_sample(
     tokens: Int[Tensor, " T"],
@@ -166,7 +206,7 @@ def trigram_sample(
     has exactly the law of the trigrams of the text. No smoothing: all trigrams are real.
 
     Args:
-        tokens: The text, with shape (T,), for instance `data.encode(data.train_text)`.
+        tokens: The text, with shape (T,), for instance `data.train_stream.long()`.
         num: The number of sequences.
         length: The number of tokens of a sequence.
         generator: The source of randomness; the global one by default.
@@ -198,14 +238,13 @@ def trigram_sample(
     return torch.stack(sample[:length], dim=1)
 
 
-def _split(documents: list[str], val_fraction: float) -> tuple[str, str, str]:
-    # The cuts go to the starts of documents nearest to where the fractions would put them.
-    text = "".join(documents)
-    ends = np.cumsum([len(document) for document in documents])
-    cuts = [round(len(text) * (1 - held_out)) for held_out in (2 * val_fraction, val_fraction)]
-    if len(documents) > 1:
-        cuts = [int(ends[np.abs(ends - cut).argmin()]) for cut in cuts]
-    return text[: cuts[0]], text[cuts[0] : cuts[1]], text[cuts[1] :]
+def _cuts(ends: Int[np.ndarray, " D"], val_fraction: float) -> tuple[int, int]:
+    # At the starts of documents nearest to where the fractions would put them.
+    total = int(ends[-1])
+    first, second = (round(total * (1 - held_out)) for held_out in (2 * val_fraction, val_fraction))
+    if len(ends) == 1:
+        return first, second
+    return int(ends[np.abs(ends - first).argmin()]), int(ends[np.abs(ends - second).argmin()])
 
 
 def _python_documentation() -> list[str]:
@@ -229,43 +268,3 @@ def _python_documentation() -> list[str]:
         if paragraphs:
             documents.append("\n\n".join(paragraphs) + "\n\n")
     return documents
-
-
-def _read_documents(path: Path) -> list[str]:
-    if not path.exists():
-        raise ValueError(
-            f"`path` must name an existing file or folder, got '{path}'; check the spelling and "
-            f"the working folder ('{Path.cwd()}')."
-        )
-    files = [path]
-    if path.is_dir():
-        files = sorted([*path.rglob("*.txt"), *path.rglob("*.txt.gz")])
-    if not files:
-        raise ValueError(
-            f"`path` must name a folder with `*.txt` or `*.txt.gz` files, got '{path}' with none; "
-            "rename the files, or name one file."
-        )
-    documents = [_read(file) for file in files]
-    if len(documents) > 1:
-        documents = [f"{document}\n" for document in documents if document]
-    if not any(documents):
-        raise ValueError(f"`path` must hold text, got '{path}', which is empty; give another file.")
-    return documents
-
-
-def _read(file: Path) -> str:
-    try:
-        content = file.read_bytes()
-        if file.suffix == ".gz":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"`path` must hold whole gzip files, but '{file}' is damaged or cut off ({error}); "
-            "fetch it again."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"`path` must hold UTF-8 text, got byte 0x{error.object[error.start]:02x} at position "
-            f"{error.start} of '{file}'; convert it, for instance with `iconv -t UTF-8`."
-        ) from error

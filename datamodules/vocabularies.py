@@ -1,25 +1,25 @@
 """What the tokens of a text stand for: characters, or parts of words."""
 
+import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Int
-from tokenizers import ByteLevelBPETokenizer
+from jaxtyping import Int, Integer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+
+from ddm.datamodules.corpus import Corpus, pieces
 
 UNKNOWN = "\ufffd"
 """Shown for a state that is no token, such as the mask."""
 
+_PIECE = 50_000  # characters that one thread encodes at a time
 _DIGITS = dict(
     enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 )
-# Here a text may be cut without changing a token of a byte-level encoding: where a line begins in
-# the first column after a line that does not end in spaces.
-_CUT = re.compile(r"(?<=\S)\n(?=\S)")
 
 
 class Vocabulary(ABC):
@@ -33,12 +33,17 @@ class Vocabulary(ABC):
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def identity(self) -> str:
+        """Whatever the tokens of a text depend on besides the class."""
+        return json.dumps(self.tokens)
+
     @abstractmethod
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of a text, of type int64, with shape (L,)."""
 
     @abstractmethod
-    def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
+    def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
         """Return B strings; a state that is no token, such as the mask, becomes U+FFFD."""
 
 
@@ -49,10 +54,11 @@ class CharacterVocabulary(Vocabulary):
         text: Any text that holds every character needed.
     """
 
-    def __init__(self, text: str) -> None:
-        if not text:
+    def __init__(self, text: str | Corpus) -> None:
+        corpus = _corpus(text)
+        self.characters = corpus.remember("characters", lambda: _characters(corpus))
+        if not self.characters:
             raise ValueError("`text` must hold at least one character, got ''; pass a real text.")
-        self.characters = "".join(sorted(set(text)))
 
     @property
     def tokens(self) -> list[str]:
@@ -79,10 +85,10 @@ class CharacterVocabulary(Vocabulary):
             )
         return torch.from_numpy(tokens)
 
-    def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
+    def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
         """Return B strings; a state that is no character, such as the mask, becomes U+FFFD."""
         known = torch.from_numpy(_code_points(self.characters + UNKNOWN).astype(np.int64))
-        tokens = tokens.cpu()
+        tokens = tokens.cpu().long()  # torch compares no uint16
         is_character = (tokens >= 0) & (tokens < len(self))
         points = known[torch.where(is_character, tokens, len(self))]
         return ["".join(map(chr, row)) for row in points.tolist()]
@@ -98,7 +104,7 @@ class Text8Vocabulary(CharacterVocabulary):
         text: Not looked at: the symbols are always the same.
     """
 
-    def __init__(self, text: str = "") -> None:
+    def __init__(self, text: str | Corpus = "") -> None:
         super().__init__(" abcdefghijklmnopqrstuvwxyz")
 
     def encode(self, text: str) -> Int[Tensor, " L"]:
@@ -110,19 +116,22 @@ class Text8Vocabulary(CharacterVocabulary):
 class BPE(Vocabulary):
     """Byte-level byte-pair encoding, trained on the text itself.
 
+    Training keeps the different words of the text in memory, not the text.
+
     Args:
         text: The text to train on.
         vocab_size: The number V of tokens, at least 256; a short text may give fewer.
     """
 
-    def __init__(self, text: str, vocab_size: int = 4096) -> None:
+    def __init__(self, text: str | Corpus, vocab_size: int = 4096) -> None:
         if vocab_size < 256:
             raise ValueError(
                 f"`vocab_size` must be at least 256, one for every byte, got {vocab_size}; raise "
                 "it, or use characters."
             )
-        self.tokenizer = ByteLevelBPETokenizer()
-        self.tokenizer.train_from_iterator(_pieces(text), vocab_size, show_progress=False)
+        corpus = _corpus(text)
+        trained = corpus.remember(f"bpe-{vocab_size}", lambda: _train(corpus, vocab_size))
+        self.tokenizer = Tokenizer.from_str(trained)
 
     @property
     def tokens(self) -> list[str]:
@@ -133,12 +142,18 @@ class BPE(Vocabulary):
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
 
+    @property
+    def identity(self) -> str:
+        """The tokens and the merges."""
+        return self.tokenizer.to_str()
+
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of a text, of type int64, with shape (L,)."""
-        pieces = self.tokenizer.encode_batch(list(_pieces(text)))
-        return torch.tensor([token for piece in pieces for token in piece.ids])
+        # Pieces are encoded in parallel.
+        encodings = self.tokenizer.encode_batch_fast(list(pieces([text], _PIECE)))
+        return torch.tensor([token for piece in encodings for token in piece.ids], dtype=torch.long)
 
-    def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
+    def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
         """Return B strings; a state that is no token, such as the mask, becomes U+FFFD."""
         size = len(self)
         return [
@@ -159,7 +174,7 @@ class GPT2Vocabulary(BPE):
         merges_file: The merges, `merges.txt` (or `vocab.bpe`).
     """
 
-    def __init__(self, text: str = "", *, vocab_file: str, merges_file: str) -> None:
+    def __init__(self, text: str | Corpus = "", *, vocab_file: str, merges_file: str) -> None:
         for name, file in (("vocab_file", vocab_file), ("merges_file", merges_file)):
             try:
                 open(file).close()
@@ -168,18 +183,38 @@ class GPT2Vocabulary(BPE):
                     f"`{name}` must be a file that can be read, got '{file}' ({error.strerror}); "
                     "GPT-2's are `vocab.json` and `merges.txt` in any copy of the model."
                 ) from error
-        self.tokenizer = ByteLevelBPETokenizer(vocab_file, merges_file)
+        self.tokenizer = _byte_level(models.BPE.from_file(vocab_file, merges_file))
+
+
+def _corpus(text: str | Corpus) -> Corpus:
+    return Corpus([text]) if isinstance(text, str) else text
+
+
+def _characters(corpus: Corpus) -> str:
+    found: set[str] = set()
+    for piece in corpus:
+        found.update(piece)
+    return "".join(sorted(found))
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _train(corpus: Corpus, vocab_size: int) -> str:
+    tokenizer = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return tokenizer.to_str()
 
 
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-def _pieces(text: str, size: int = 100_000) -> Iterator[str]:
-    """Yield pieces of a text whose tokens are those of the text; they are encoded in parallel."""
-    start = 0
-    while start < len(text):
-        cut = _CUT.search(text, start + size)
-        end = len(text) if cut is None else cut.end()
-        yield text[start:end]
-        start = end

@@ -1,6 +1,5 @@
-"""Data modules: the law of CountDown, the splits of Text, and what all of them promise."""
+"""Data modules: the law of CountDown and of trigrams, and what all of them promise."""
 
-import gzip
 import itertools
 import math
 import re
@@ -19,13 +18,11 @@ from ddm.datamodules import (
     Images,
     SequenceDataModule,
     Text,
-    Text8Vocabulary,
     chain_entropy,
     countdown_chain,
     sample_chain,
     trigram_sample,
 )
-from ddm.datamodules.vocabularies import _pieces
 from ddm.metrics import CountDownError
 
 FALSE_ALARM = 1e-6
@@ -168,83 +165,6 @@ def test_countdown_splits_are_different_draws():
     assert len(set(sequences)) == len(sequences) == 50 + 20 + 20
 
 
-# Text
-
-
-def test_text_tokens_decode_to_the_text():
-    """Encoding and decoding are inverse; the vocabulary is sorted; the mask becomes U+FFFD."""
-    text = "naïve 日本 𝄞\n"
-    vocabulary = CharacterVocabulary(text)
-    assert list(vocabulary.characters) == sorted(set(text))
-    tokens = vocabulary.encode(text)
-    assert tokens.dtype == torch.int64
-    assert vocabulary.decode(tokens[None]) == [text]
-    assert vocabulary.decode(torch.tensor([[0, len(vocabulary), -1]])) == ["\n\ufffd\ufffd"]
-
-
-def test_text_splits_partition_the_documents():
-    """The splits are whole topics, in order, of about the sizes asked for."""
-    data = small_text(val_fraction=0.1)
-    text = data.train_text + data.val_text + data.test_text
-    assert 0.03 < len(data.val_text) / len(text) < 0.17
-    assert 0.03 < len(data.test_text) / len(text) < 0.17
-    # Topics end with a blank line.
-    assert data.train_text.endswith("\n\n")
-    assert data.val_text.endswith("\n\n")
-    assert "".join(sorted(set(text))) == data.vocabulary.characters
-
-
-def test_builtin_text_does_not_leak():
-    """No window of 100 held-out characters stands anywhere in the training text."""
-    data = small_text()
-    for tokens in (data.val_tokens, data.test_tokens):
-        for window in data.decode(tokens):
-            assert window not in data.train_text
-
-
-def test_text_windows_cover_their_split():
-    """Training windows overlap by half, the others not at all; a last, partial one is dropped."""
-    data = small_text()
-    train = data.decode(data.train_tokens[:3])
-    assert train == [data.train_text[start : start + 100] for start in (0, 50, 100)]
-    held_out = "".join(data.decode(data.val_tokens))
-    assert held_out == data.val_text[: len(data.val_text) // 100 * 100]
-
-
-def test_text_reads_files(tmp_path):
-    """One file is cut at the character; the sorted files of a folder are the documents."""
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "a.txt").write_text("0123456789" * 8, encoding="utf-8")
-    data = Text(str(tmp_path / "inner" / "a.txt"), length=5, batch_size=2, val_fraction=0.1)
-    assert [len(data.train_text), len(data.val_text), len(data.test_text)] == [64, 8, 8]
-    (tmp_path / "b.txt").write_text("0" * 9, encoding="utf-8")
-    (tmp_path / "z.txt").write_text("z" * 9, encoding="utf-8")
-    data = Text(str(tmp_path), length=5, batch_size=2, val_fraction=0.4)
-    assert data.train_text == "0" * 9 + "\n"
-    assert data.val_text == "0123456789" * 8 + "\n"
-    assert data.test_text == "z" * 9 + "\n"
-
-
-def test_word_share_tells_text_from_trigrams():
-    """Held-out text scores 1; training text scores higher than its trigram model."""
-    data = small_text()
-    trigrams = trigram_sample(
-        data.encode(data.train_text), 100, 100, torch.Generator().manual_seed(0)
-    )
-    shares = {}
-    for name, tokens in (
-        ("held out", data.val_tokens),
-        ("training", data.train_tokens[::67]),
-        ("trigrams", trigrams),
-    ):
-        metric = data.metrics()["word_share_4"]
-        metric.update(tokens.long())
-        shares[name] = metric.compute().item()
-    assert shares["held out"] == 1
-    # Measured .62 and .05.
-    assert shares["training"] > 0.4 > 0.2 > shares["trigrams"]
-
-
 def test_trigram_sample_has_the_law_of_the_trigrams():
     """The last trigram of a sample follows that of the circular text: chi-square, alarm 1e-6."""
     text = torch.tensor([0, 1, 0, 2, 0, 1, 1, 0, 1, 2, 2, 2, 0, 1, 0])
@@ -258,75 +178,6 @@ def test_trigram_sample_has_the_law_of_the_trigrams():
     again = trigram_sample(text, 5_000, 9, torch.Generator().manual_seed(0))
     assert torch.equal(again, sample)
     assert trigram_sample(text, 2, 1).shape == (2, 1)
-
-
-def test_text_refuses_a_checkpoint_of_other_tokens(tmp_path):
-    """Tokens of a checkpoint mean nothing under another vocabulary."""
-    path = tmp_path / "a.txt"
-    path.write_text("abc" * 30, encoding="utf-8")
-    data = Text(str(path), length=3, batch_size=1)
-    data.load_state_dict(data.state_dict())
-    path.write_text("abd" * 30, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"must give the 3 tokens .* first in \('c', 'd'\)"):
-        Text(str(path), length=3, batch_size=1).load_state_dict(data.state_dict())
-
-
-def test_text_reads_gzip(tmp_path):
-    """Packed files are read like plain ones; a damaged one is named."""
-    path = tmp_path / "a.txt.gz"
-    path.write_bytes(gzip.compress(("abc" * 30).encode()))
-    for where in (path, tmp_path):
-        assert Text(str(where), length=3, batch_size=1).train_text == ("abc" * 27)
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"whole gzip files, but .*a\.txt\.gz' is damaged"):
-        Text(str(path), length=3, batch_size=1)
-
-
-def test_text8_spelling():
-    """Letters are small, digits are words, all else is one space."""
-    vocabulary = Text8Vocabulary()
-    assert len(vocabulary) == 27
-    tokens = vocabulary.encode("Ab, c-\n42é!")
-    assert vocabulary.decode(tokens[None]) == ["ab c four two "]
-
-
-LINES = "The cat  sat.\n\nOn 12 mats, été!\n    indented\nlast \n end\n" * 40
-
-
-def bpe_from_files(folder):
-    """Return a vocabulary like GPT-2's, from two files, and the one that wrote them."""
-    trained = BPE(LINES, 300)
-    trained.tokenizer.save_model(str(folder))
-    files = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
-    return GPT2Vocabulary(**{k: str(folder / v) for k, v in files.items()}), trained
-
-
-def test_bpe_round_trip(tmp_path):
-    """Decoding gives the text again; the mask shows; files keep every token's number."""
-    from_files, trained = bpe_from_files(tmp_path)
-    size = len(trained)
-    assert 256 < size <= 300
-    for vocabulary in (trained, from_files):
-        tokens = vocabulary.encode(LINES)
-        assert len(tokens) < len(LINES.encode())
-        assert tokens.max() < len(vocabulary) == size
-        assert vocabulary.decode(tokens[None]) == [LINES]
-        masked = torch.tensor([[int(tokens[0]), size, size + 1, -1, int(tokens[1])]])
-        begin, end = vocabulary.decode(tokens[None, :1])[0], vocabulary.decode(tokens[None, 1:2])[0]
-        assert vocabulary.decode(masked) == [f"{begin}\ufffd\ufffd\ufffd{end}"]
-    assert from_files.tokens == trained.tokens
-    assert torch.equal(from_files.encode(LINES), trained.encode(LINES))
-
-
-@pytest.mark.parametrize("size", [1, 7, 50])
-def test_pieces_have_the_tokens_of_the_text(tmp_path, size):
-    """Where a text is cut for parallel encoding makes no difference to its tokens."""
-    vocabulary, _ = bpe_from_files(tmp_path)
-    pieces = list(_pieces(LINES, size))
-    assert len(pieces) > 1
-    assert "".join(pieces) == LINES
-    tokens = [token for piece in pieces for token in vocabulary.tokenizer.encode(piece).ids]
-    assert tokens == vocabulary.tokenizer.encode(LINES).ids
 
 
 # All of them
@@ -458,22 +309,3 @@ def test_errors(make, message):
     """Errors name the argument, the rule, the value and the remedy."""
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("absent.txt", None, r"`path` must name an existing file .*absent\.txt'; check"),
-        ("empty.txt", b"", r"`path` must hold text, got '.*empty\.txt', which is empty; give"),
-        ("latin.txt", b"caf\xe9", r"`path` must hold UTF-8 .*0xe9 at position 3 .*iconv"),
-        ("short.txt", b"abc", r"`length` must be at most the 3 tokens of the training split"),
-        ("note.md", b"abc", r"`path` must name a folder with `\*\.txt` or .* with none; rename"),
-    ],
-)
-def test_errors_of_files(tmp_path, name, content, message):
-    """Errors of files name the path, what is wrong with it, and the remedy."""
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        Text(str(path.parent if path.suffix == ".md" else path))

@@ -28,8 +28,8 @@ from train import main as train
 
 def scores(tokens: Tensor, data: Text) -> dict[str, float]:
     """Return the shares of known words and the entropy of the characters."""
-    held_out = split_words(data.val_text) + split_words(data.test_text)
-    everything = [*held_out, *split_words(data.train_text)]
+    held_out = data.held_out_words
+    everything = held_out.union(split_words(data.decode(data.train_stream[None])[0]))
     metrics = {
         "held-out words": WordShare(held_out, data.decode),
         "all words": WordShare(everything, data.decode),
@@ -60,7 +60,7 @@ def main() -> None:
     module, data = load_model(checkpoint), load_data(checkpoint)
     assert isinstance(data, Text)
     schedule = load_schedule(checkpoint, options.num_steps)
-    text = data.encode(data.train_text)
+    text = data.train_stream.long()
     rows: dict[str, list[dict[str, float]]] = {"model": [], "trigram model": []}
     for seed in range(options.seeds):
         generator = torch.Generator().manual_seed(seed)
