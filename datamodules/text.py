@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from ddm.datamodules.corpus import Corpus, Files
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least
 from ddm.datamodules.vocabularies import CharacterVocabulary, Vocabulary
-from ddm.metrics import DistinctN, UnigramEntropy, WordShare, split_words
+from ddm.metrics import DistinctN, GenerativePerplexity, UnigramEntropy, WordShare, split_words
 
 
 class Text(SequenceDataModule):
@@ -50,6 +50,8 @@ class Text(SequenceDataModule):
         val_fraction: The share of the tokens held out for validation, and again for testing, in
             ]0, 0.5[.
         cache: The folder of the tokens; `.cache` beside the files by default.
+        language_model: What measures the perplexity of samples, see `GenerativePerplexity`; they
+            are not measured so by default.
         num_workers: The number of processes that load batches; 0 is fastest for data in memory.
         seed: The seed of the order of the training windows.
 
@@ -72,6 +74,7 @@ class Text(SequenceDataModule):
         batch_size: int = 64,
         val_fraction: float = 0.05,
         cache: str | None = None,
+        language_model: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -95,6 +98,7 @@ class Text(SequenceDataModule):
         self.vocabulary = vocabulary(corpus)
         self.vocab_size = len(self.vocabulary)
         self.length = length
+        self.language_model = language_model
         name = f"{type(self.vocabulary).__module__}.{type(self.vocabulary).__qualname__}"
         tokens, ends = corpus.tokens(
             self.encode,
@@ -161,15 +165,20 @@ class Text(SequenceDataModule):
 
         `word_share_4` counts words of four letters or more only, which tells real text from a
         trigram model better: on the built-in text .65 against .05, `word_share` .76 against .26.
+        With a language model there is also `generative_perplexity`.
         """
         # The metrics hold the vocabulary, not this object, which drags the trainer along.
         decode = self.vocabulary.decode
-        return {
+        metrics: dict[str, Metric] = {
             "word_share": WordShare(self.held_out_words, decode),
             "word_share_4": WordShare(self.held_out_words, decode, min_length=4),
             "unigram_entropy": UnigramEntropy(),
             "distinct_4": DistinctN(4),
         }
+        if self.language_model is not None:
+            perplexity = GenerativePerplexity(decode, self.language_model)
+            metrics["generative_perplexity"] = perplexity
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Return the vocabulary, which gives the tokens of a checkpoint their meaning."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
-from ddm.datamodules import SequenceDataModule
+from ddm.datamodules import SequenceDataModule, Text
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised, SamplingSchedule
 from ddm.schedules.plots import plot_schedules
@@ -168,6 +168,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     add("--num-sequences", type=int, default=512, help="to find schedules with (default: 512)")
     add("--batch-size", type=int, default=64, help="samples drawn at once (default: 64)")
+    add(
+        "--language-model",
+        help="folder, GGUF file or name of a causal language model, for the perplexity of text",
+    )
     add("--out", type=Path, help="folder to write to (default: `<name>.evaluation` beside it)")
     add("--device", help="default: cuda if there is one, else cpu")
     return parser
@@ -192,6 +196,14 @@ def main(args: Sequence[str] | None = None) -> Cells:
                 f"`checkpoint` must say what data it was trained on, but '{options.checkpoint}' "
                 "does not; train it with scripts/train.py."
             )
+        if options.language_model is not None:
+            if not isinstance(data, Text):
+                raise ValueError(
+                    f"`language_model` measures text, got a checkpoint of {type(data).__name__}; "
+                    "leave it out."
+                )
+            data.language_model = options.language_model
+            data.metrics()  # loads it, once for all cells
         data.prepare_data()
         data.setup("test")
         setting = {
@@ -201,6 +213,8 @@ def main(args: Sequence[str] | None = None) -> Cells:
             "num_sequences": options.num_sequences,
             "batch_size": options.batch_size,
         }
+        if options.language_model is not None:
+            setting["language_model"] = options.language_model
         content = read_json(path) if path.is_file() else {"setting": setting, "cells": {}}
         if content.get("setting") != setting:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections import Counter
 
 import pytest
@@ -9,8 +10,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ddm.datamodules import countdown_chain
-from ddm.metrics import CountDownError, DistinctN, UnigramEntropy, WordShare, split_words
+from ddm.datamodules import Text, countdown_chain
+from ddm.metrics import (
+    CountDownError,
+    DistinctN,
+    GenerativePerplexity,
+    UnigramEntropy,
+    WordShare,
+    split_words,
+)
 
 
 def value(metric: Metric, *batches: Tensor | list[list[int]]) -> float:
@@ -120,6 +128,77 @@ def test_word_share_of_the_text_itself_is_one():
 def test_word_share_without_words_is_nan():
     """A share of nothing is not a number."""
     assert math.isnan(value(WordShare({"cat"}, decode_ascii), encode_ascii("1 2 3")))
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    """Return the folder of a random GPT-2 with a context of 8 tokens, which are words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    words = {word: i for i, word in enumerate(["?", "a", "b", "ab", "ba", "bb"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 6, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
+    config = GPT2Config(**sizes, initializer_range=1.0, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_generative_perplexity_is_the_exponential_of_the_cross_entropy(language_model):
+    """All predictions of all samples count alike; the first word of a context is given."""
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(language_model).eval()
+    texts = ["ab ba b", "b bb ba", "a b a b", "ba    ?"]  # 3, 3, 4 and 2 words
+    words = [[3, 4, 2], [2, 5, 4], [1, 2, 1, 2], [4, 0]]
+    nats = 0.0
+    for row in words:
+        for i in range(1, len(row)):  # each prediction from its own call
+            logits = model(torch.tensor([row[:i]])).logits[0, -1].double()
+            nats -= logits.log_softmax(dim=0)[row[i]].item()
+    metric = GenerativePerplexity(decode_ascii, str(language_model))
+    expected = math.exp(nats / (2 + 2 + 3 + 1))
+    assert expected > 1.5
+    # The model calculates in float32.
+    assert value(metric, encode_ascii(*texts)) == pytest.approx(expected, rel=1e-4)
+    metric.reset()
+    assert value(metric, *encode_ascii(*texts).split(1)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_generative_perplexity_in_windows(language_model):
+    """What is longer than the context is measured in parts; one word is no prediction."""
+    metric = GenerativePerplexity(decode_ascii, str(language_model))
+    text = "a b b a b a a a"
+    once = value(metric, encode_ascii(text))
+    metric.reset()
+    assert value(metric, encode_ascii(f"{text} {text} b")) == pytest.approx(once, rel=1e-6)
+    assert metric.total == 14
+    metric.reset()
+    assert math.isnan(value(metric, encode_ascii("a ")))
+
+
+def test_generative_perplexity_needs_a_model_and_its_package(tmp_path, monkeypatch):
+    """Errors name the argument and the extra."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("none", "none.gguf"):
+        with pytest.raises(ValueError, match=r"`language_model` must be a folder or GGUF file"):
+            GenerativePerplexity(decode_ascii, str(tmp_path / name))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"extra `generative`.*pip install 'ddm\[generative\]'"):
+        GenerativePerplexity(decode_ascii, "gpt2")
+
+
+def test_text_measures_generative_perplexity(language_model):
+    """It stands beside the entropy and distinct n-grams where a language model is named."""
+    tokens = torch.zeros(2, 20).long()
+    measured = Text(language_model=str(language_model), length=20).measure(tokens, tokens)
+    beside = {"generative_perplexity", "unigram_entropy", "distinct_4"}
+    assert beside <= set(measured)
+    assert "generative_perplexity" not in Text(length=20).metrics()
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,7 @@ def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
         (["--num-samples=0"], "`num_samples` must be at least 1, got 0"),
         (["--num-steps", "0"], "`num_steps` must be at least 1, got 0"),
         (["--num-samples=8"], "`out` must be a folder without results of another evaluation"),
+        (["--language-model=gpt2"], "`language_model` measures text, got a checkpoint of CountD"),
     ],
 )
 def test_evaluate_refuses(checkpoint, tmp_path, capsys, arguments, message):

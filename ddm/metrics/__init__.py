@@ -3,6 +3,7 @@
 from ddm.metrics.countdown_error import CountDownError
 from ddm.metrics.distinct_n import DistinctN
 from ddm.metrics.frechet_distance import PCA, FrechetDistance
+from ddm.metrics.generative_perplexity import GenerativePerplexity
 from ddm.metrics.inception import Inception
 from ddm.metrics.note_histogram import NoteHellinger, NoteOutliers
 from ddm.metrics.unigram_entropy import UnigramEntropy
@@ -13,6 +14,7 @@ __all__ = [
     "CountDownError",
     "DistinctN",
     "FrechetDistance",
+    "GenerativePerplexity",
     "Inception",
     "NoteHellinger",
     "NoteOutliers",
