@@ -2,7 +2,8 @@
 
 Writes what the data module makes of samples (text, images, MIDI), and `samples.npz` with tokens and
 times; with `--trajectories M` also how the first M samples came out of the noise. Where the data
-ask for conditional generation, samples continue test sequences.
+ask for conditional generation, samples continue test sequences; `--prompt` and `--infill` say what
+to continue, or what to stand between, instead.
 """
 
 from __future__ import annotations
@@ -70,39 +71,52 @@ def load_schedule(
     return found
 
 
-def encode_prompt(
-    text: str, module: DiscreteDiffusion, data: LightningDataModule | None
-) -> tuple[Tensor, Tensor]:
-    """Return the prompt as the first tokens of a sequence (1, L), and the mask that marks them.
+def encode(text: str, module: DiscreteDiffusion, data: LightningDataModule | None) -> Tensor:
+    """Return the tokens of a prompt, with shape (L,).
 
     Raises:
-        ValueError: The text is empty, too long, shorter than the prompts of training, or not in the
-            vocabulary.
+        ValueError: The text is not in the vocabulary.
     """
-    encode = getattr(data, "encode", None)
-    if encode is not None:
-        tokens = encode(text)
+    if hasattr(data, "encode"):
+        tokens = data.encode(text)
     else:
         try:
-            tokens = torch.tensor([int(word) for word in text.split()])
+            tokens = torch.tensor([int(word) for word in text.split()], dtype=torch.long)
         except ValueError:
             raise ValueError(
                 f"`prompt` must be token numbers separated by spaces, got {text!r}: the data "
                 "module does not encode text."
             ) from None
-    # The network of a conditional model has never seen these positions noised.
-    least = max(1, getattr(data, "prompt_length", 0))
-    if not least <= len(tokens) <= module.length:
-        raise ValueError(
-            f"`prompt` must have {least} to {module.length} tokens, got {len(tokens)}; cut it, or "
-            "make it as long as the prompts of training."
-        )
     vocab_size = module.process.kernel.vocab_size
-    if int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:
+    if ((tokens < 0) | (tokens >= vocab_size)).any():
         raise ValueError(f"`prompt` must hold tokens in 0..{vocab_size - 1}, got {text!r}.")
-    prompt = torch.zeros(1, module.length, dtype=torch.long)
-    prompt[0, : len(tokens)] = tokens
-    return prompt, torch.arange(module.length)[None] < len(tokens)
+    return tokens
+
+
+def encode_prompt(
+    start: str, end: str, module: DiscreteDiffusion, data: LightningDataModule | None
+) -> tuple[Tensor, Tensor]:
+    """Return the first and last tokens of a sequence (1, L), and the mask that marks them.
+
+    The two texts are encoded by themselves, so what lies between has no part in their tokens.
+
+    Raises:
+        ValueError: The texts are empty, too long together, or not in the vocabulary, or the first
+            is shorter than the prompts of training.
+    """
+    first, last = (encode(text, module, data) for text in (start, end))
+    length, given = module.length, len(first) + len(last)
+    # The network of a conditional model has never seen these positions noised.
+    least = getattr(data, "prompt_length", 0)
+    if len(first) < least or not 0 < given <= length:
+        raise ValueError(
+            f"`prompt` must have {max(1, least)} to {length} tokens, got {given}; cut it, or make "
+            "its beginning as long as the prompts of training."
+        )
+    between = torch.zeros(length - given, dtype=torch.long)
+    position = torch.arange(length)
+    mask = (position < len(first)) | (position >= length - len(last))
+    return torch.cat([first, between, last])[None], mask[None]
 
 
 def write(
@@ -141,14 +155,18 @@ def write_trajectory(
 
 
 def prompts(
-    text: str | None,
+    around: tuple[str, str] | None,
     num_samples: int,
     module: DiscreteDiffusion,
     data: LightningDataModule | None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the tokens that the samples keep (M, L) and the mask that marks them, if any."""
-    if text:
-        prompt, mask = encode_prompt(text, module, data)
+    """Return the tokens that the samples keep (M, L) and the mask that marks them, if any.
+
+    Samples stand between the two texts of `around`; where it is not given, they continue held-out
+    sequences if the data ask for that.
+    """
+    if around is not None:
+        prompt, mask = encode_prompt(*around, module, data)
         return prompt.expand(num_samples, -1), mask.expand(num_samples, -1)
     if isinstance(data, SequenceDataModule) and data.prompt_length:
         held_out = data.test_tokens
@@ -169,7 +187,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="'uniform', 'cosine' or a JSON file (default: the optimised schedule beside the "
         "checkpoint if there is one, else uniform)",
     )
-    add("--prompt", help="text that every sample starts with; token numbers if data have no text")
+    given = parser.add_mutually_exclusive_group().add_argument
+    given("--prompt", help="text that every sample starts with; token numbers if data have no text")
+    given(
+        "--infill",
+        nargs=2,
+        metavar=("START", "END"),
+        help="texts that every sample starts and ends with; the model's length decides how many "
+        "tokens are generated between them",
+    )
     add(
         "--trajectories",
         type=int,
@@ -196,7 +222,8 @@ def main(args: Sequence[str] | None = None) -> list[Path]:
         trajectory = Trajectory(options.trajectories)
         schedule = load_schedule(options.checkpoint, options.num_steps, options.schedule)
         module, data = load_model(options.checkpoint), load_data(options.checkpoint)
-        given = prompts(options.prompt, options.num_samples, module, data)
+        around = options.infill or ((options.prompt, "") if options.prompt else None)
+        given = prompts(around, options.num_samples, module, data)
         options.out.mkdir(parents=True, exist_ok=True)
         module = module.to(device)
     except (ValueError, OSError, RuntimeError) as error:

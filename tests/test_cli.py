@@ -321,6 +321,8 @@ def test_sample(checkpoint: Path, optimised: Path, tmp_path: Path, capsys) -> No
         ("a", ["--num-steps=3", "--prompt=3 2"]),
         ("b", ["--num-steps=3", "--prompt=3 2"]),
         ("c", ["--num-steps=3", "--schedule=uniform", "--seed=1"]),
+        ("d", ["--num-steps=3", "--infill", "", "3 2 1"]),
+        ("e", ["--num-steps=3", "--infill", "1 0 3 2", "3 2 1 0"]),
     ):
         text, picture, numbers = main([*common, f"--out={tmp_path / out}", *further])
         content = np.load(numbers)
@@ -330,6 +332,9 @@ def test_sample(checkpoint: Path, optimised: Path, tmp_path: Path, capsys) -> No
         assert picture.read_bytes().startswith(b"\x89PNG")
     assert tokens[0].shape == (5, L)
     assert (tokens[0][:, :2] == [3, 2]).all()
+    assert (tokens[3][:, -3:] == [3, 2, 1]).all()
+    assert len({tuple(row) for row in tokens[3].tolist()}) > 1
+    assert (tokens[4] == [1, 0, 3, 2, 3, 2, 1, 0]).all()
     assert np.array_equal(tokens[0], tokens[1])
     assert not np.array_equal(tokens[0], tokens[2])
     printed = capsys.readouterr().out
@@ -361,6 +366,10 @@ def test_trajectories(checkpoint: Path, tmp_path: Path) -> None:
         (["--prompt=x"], "`prompt` must be token numbers"),
         (["--prompt=4"], "`prompt` must hold tokens in 0..3"),
         (["--prompt=" + "0 " * 9], "`prompt` must have 1 to 8 tokens, got 9"),
+        (["--infill", "0 1 2 3", "3 2 1 0 3"], "`prompt` must have 1 to 8 tokens, got 9"),
+        (["--infill", "", ""], "`prompt` must have 1 to 8 tokens, got 0"),
+        (["--infill", "1", "4"], "`prompt` must hold tokens in 0..3"),
+        (["--prompt=1", "--infill", "1", "2"], "not allowed with argument"),
         (["--num-samples=0"], "`num_samples` must be at least 1, got 0"),
         (["--num-steps=0"], "`num_steps` must be at least 1, got 0"),
         (["--schedule=nowhere.json"], "or an existing file, got 'nowhere.json'"),
@@ -415,6 +424,14 @@ def test_text_prompt(vocabulary, tmp_path: Path, monkeypatch) -> None:
     checkpoint = tmp_path / "runs/lightning_logs/version_0/checkpoints/last.ckpt"
     paths = script("sample").main([str(checkpoint), "--num-steps=2", "--prompt=a tal"])
     assert paths[0].read_text().startswith("a tal")
+    options = ["--num-steps=2", "--num-samples=4", "--infill", "a ta", "ies"]
+    paths = script("sample").main([str(checkpoint), *options])
+    encode = load_data(checkpoint).encode
+    tokens, start, end = np.load(paths[-1])["tokens"], encode("a ta"), encode("ies")
+    assert tokens.shape == (4, 8)
+    assert (tokens[:, : len(start)] == start.numpy()).all()
+    assert (tokens[:, -len(end) :] == end.numpy()).all()
+    assert all(text.startswith("a ta") for text in paths[0].read_text().splitlines())
     (tmp_path / "text.txt").unlink()
     with pytest.warns(UserWarning, match="tokens are shown as numbers"):
         assert load_data(checkpoint) is None
