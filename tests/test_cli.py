@@ -16,7 +16,7 @@ import yaml
 from ddm import SamplingSchedule
 from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
-from ddm.datamodules import CountDown, tokens_to_midi
+from ddm.datamodules import BPE, CountDown, tokens_to_midi
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimised
 from image_files import write_idx, write_images
@@ -93,6 +93,7 @@ def shrink(config: dict) -> dict:
     """Make the sizes of a configuration small; what is wired to what stays as it is."""
     config["trainer"]["accelerator"] = "cpu"
     small = {"batch_size": 2, "num_samples": 8, "num_val": 8, "num_steps": [2], "channels": 16}
+    small |= {"depth": 1, "num_workers": 0}
     for part in (config["data"], config["model"]["backbone"], *config["trainer"]["callbacks"]):
         arguments = part.get("init_args", {})
         arguments.update({key: value for key, value in small.items() if key in arguments})
@@ -106,6 +107,15 @@ def write_tunes(folder: Path) -> None:
         tokens_to_midi(30 + i + torch.arange(300) % 12).write(str(folder / f"{i}.mid"))
 
 
+def write_texts(folder: Path) -> None:
+    """Write a few text files, and the two files of a vocabulary like GPT-2's."""
+    folder.mkdir(parents=True)
+    text = "the quick brown fox jumps over the lazy dog\n" * 20
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(f"{i}: {text}")
+    BPE(text, 270).tokenizer.model.save(str(folder))
+
+
 def stand_in(config: dict, folder: Path) -> None:
     """Put small files where a configuration looks for a data set that is not at hand."""
     arguments = config["data"]["init_args"]
@@ -113,6 +123,11 @@ def stand_in(config: dict, folder: Path) -> None:
     if config["data"]["class_path"] == "Midi":
         write_tunes(folder)
         arguments["path"] = str(folder)
+    if config["data"]["class_path"] == "Text" and "path" in arguments:
+        write_texts(folder)
+        arguments.update(path=str(folder), length=32, val_fraction=0.2)
+        files = arguments["vocabulary"]["init_args"]
+        files.update({key: str(folder / Path(files[key]).name) for key in files if "file" in key})
     if source == "fashion_mnist":
         arguments["root"] = str(folder)
         write_idx(folder)
@@ -409,12 +424,12 @@ def test_no_checkpoint(tmp_path: Path, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
-BPE = ("--data.vocabulary=BPE", "--data.vocabulary.vocab_size=270")
+PARTS = ("--data.vocabulary=BPE", "--data.vocabulary.vocab_size=270")
 
 
-@pytest.mark.parametrize("vocabulary", [(), BPE], ids=["characters", "BPE"])
+@pytest.mark.parametrize("vocabulary", [(), PARTS], ids=["characters", "BPE"])
 def test_text_prompt(vocabulary, tmp_path: Path, monkeypatch) -> None:
-    """With a data module that encodes text, prompts and samples are text."""
+    """With a data module that encodes text, prompts and samples are text, around a gap too."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("a tale of two cities, " * 40)
     (tmp_path / "tiny.yaml").write_text(TINY)

