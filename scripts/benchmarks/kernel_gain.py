@@ -1,0 +1,221 @@
+"""Which kernel gains most from an optimal schedule, and why? Exact denoisers of four chains.
+
+For short steps a step of length h costs `w kappa(t) h^2`. N equal steps then cost
+`int w kappa dt / N`, the optimal ones `(int sqrt(w kappa) dt)^2 / N`, so that the gain tends to
+
+    int w kappa / (int sqrt(w kappa))^2 = 1 + (coefficient of variation of sqrt(w kappa) in t)^2.
+
+This script measures both: the predicted gain from the density `sqrt(w kappa)` of one cost table,
+and the gain at N = 4, 8, 16 as judged by another table of independent sequences; with CountDown
+also by the rule violations of samples. Writes docs/results/kernel_gain.{json,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from ddm import Absorbing, CostTable, ForwardProcess, Gaussian, Kernel, OptimalSteps, Uniform
+from ddm.datamodules.countdown import countdown_chain, sample_chain
+from ddm.denoisers import MarkovChainDenoiser
+from ddm.metrics import CountDownError
+from ddm.noise import Cosine, Geometric, LogLinear, NoiseSchedule
+from ddm.samplers import Analytic, Sampler
+from ddm.schedules import SamplingSchedule
+
+import numpy as np
+import torch
+from _cells import finish, resume
+from _report import RESULTS, save
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+from torch import Tensor
+
+VOCAB_SIZE, LENGTH = 12, 32
+NUM_STEPS = (4, 8, 16)
+GRID = {"num_times": 40, "pilot_times": 16}
+"""Fewer grid times than the defaults of `OptimalSteps`: up to 16 steps and 64 tables."""
+Chain = tuple[Tensor, Tensor]
+"""Initial law (V,) and transition matrix (V, V)."""
+
+KERNELS: dict[str, Callable[[int], Kernel]] = {
+    "absorbing": Absorbing,
+    "uniform": Uniform,
+    "Gaussian": Gaussian,
+}
+NOISES: dict[str, Callable[[], NoiseSchedule]] = {
+    "LogLinear": LogLinear,
+    "Cosine": Cosine,
+    "Geometric": Geometric,
+}
+
+
+def chains(vocab_size: int = VOCAB_SIZE) -> dict[str, Chain]:
+    """Return the chains by name: rigid, smooth, slow to mix, and independent tokens."""
+    v = vocab_size
+    flat = torch.full((v,), 1 / v, dtype=torch.float64)
+    same = torch.eye(v, dtype=torch.float64)
+    skewed = 0.8 ** torch.arange(v, dtype=torch.float64)
+    skewed /= skewed.sum()
+    return {
+        "CountDown, smoothing .002": countdown_chain(v, 0.002),
+        "CountDown, smoothing .2": countdown_chain(v, 0.2),
+        "stays with .95": (flat, torch.lerp(same, flat.expand(v, -1), 0.05)),
+        "independent": (skewed, skewed.expand(v, -1)),
+    }
+
+
+def exact(kernel: Kernel, noise: NoiseSchedule, chain: Chain) -> MarkovChainDenoiser:
+    """Return the exact denoiser of a chain."""
+    return MarkovChainDenoiser(ForwardProcess(kernel, noise), *chain)
+
+
+def table_of(
+    denoiser: MarkovChainDenoiser, num_data: int, seed: int, sampler: Sampler | None = None
+) -> CostTable:
+    """Return a cost table from fresh sequences of the denoiser's own chain."""
+    generator = torch.Generator().manual_seed(seed)
+    x_0 = sample_chain(denoiser.initial, denoiser.transition, num_data, LENGTH, generator)
+    return OptimalSteps(**GRID).table(denoiser, sampler or Analytic(), x_0, generator=generator)
+
+
+def violations(
+    denoiser: MarkovChainDenoiser,
+    times: Sequence[float],
+    num_samples: int,
+    sampler: Sampler | None = None,
+) -> float:
+    """Return the share of pairs that break the CountDown rule, always from the same noise."""
+    noise = torch.Generator().manual_seed(1)
+    kernel = denoiser.process.kernel
+    x = kernel.sample_prior((num_samples, LENGTH), noise)
+    metric = CountDownError(kernel.vocab_size)
+    metric.update((sampler or Analytic())(denoiser, x, times, generator=noise).tokens)
+    return float(metric.compute())
+
+
+def predicted_gain(table: CostTable) -> float:
+    """Return what uniform steps cost over optimal ones as N grows: 1 + cv^2 of the density."""
+    return float((table.density**2 * np.diff(table.times)).sum() / table.asymptote)
+
+
+def quartiles(table: CostTable) -> list[float]:
+    """Return the times below which 1/4, 1/2 and 3/4 of the optimal steps lie."""
+    mass = (table.density * np.diff(table.times)).cumsum()
+    level = np.concatenate([[0.0], mass / mass[-1]])
+    return [float(t) for t in np.interp([0.25, 0.5, 0.75], level, table.times)]
+
+
+def measure(denoiser: MarkovChainDenoiser, num_data: int, num_samples: int) -> dict[str, Any]:
+    """Return prediction and outcome for one kernel, noise and chain.
+
+    Two tables judge each other's schedules; both outcomes are kept. No violations are counted
+    where `num_samples` is 0.
+    """
+    tables = [table_of(denoiser, num_data, seed) for seed in (0, 1)]
+    found: dict[str, Any] = {
+        "predicted": [predicted_gain(table) for table in tables],
+        "quartiles": np.mean([quartiles(table) for table in tables], 0).tolist(),
+        "density": {"times": tables[0].times.tolist(), "density": tables[0].density.tolist()},
+    }
+    for n in NUM_STEPS:
+        uniform = SamplingSchedule.uniform(n).times
+        optimal = [table.schedule(n).times for table in tables]
+        found[f"uniform, N = {n}"] = [table.evaluate(uniform) for table in tables]
+        found[f"optimal, N = {n}"] = [tables[1 - k].evaluate(optimal[k]) for k in (0, 1)]
+        if num_samples:
+            broken = [violations(denoiser, times, num_samples) for times in (uniform, optimal[0])]
+            found[f"violations, N = {n}"] = broken
+    return found
+
+
+def gain(cell: Mapping[str, Any], num_steps: int) -> float:
+    """Return the cost of uniform over that of optimal steps, nats over nats."""
+    uniform, optimal = (cell[f"{name}, N = {num_steps}"] for name in ("uniform", "optimal"))
+    return float(np.mean(uniform) / np.mean(optimal))
+
+
+def draw(cells: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw where the steps should be, and measured against predicted gains."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    first = next(iter(chains()))
+    for axes, noise in zip(panels, ("LogLinear", "Geometric"), strict=False):
+        for k, kernel in enumerate(KERNELS):
+            cell = cells.get(f"{kernel}/{noise}/{first}")
+            if cell is None:
+                continue
+            times, density = (np.array(cell["density"][key]) for key in ("times", "density"))
+            mass = np.concatenate([[0.0], (density * np.diff(times)).cumsum()])
+            axes.plot(times, mass / mass[-1], color=f"C{k}", label=kernel)
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+        axes.set(title=f"{first}\n{noise}", xlabel="t", ylabel="share of optimal steps below t")
+    panels[0].legend(frameon=False)
+    axes = panels[2]
+    for n, marker in zip(NUM_STEPS, "osv", strict=True):
+        for k, kernel in enumerate(KERNELS):
+            mine = [c for key, c in cells.items() if key.startswith(kernel) and c["dependent"]]
+            axes.plot(
+                [np.mean(c["predicted"]) for c in mine],
+                [gain(c, n) for c in mine],
+                marker,
+                color=f"C{k}",
+                markersize=4,
+                alpha=0.7,
+                label=f"N = {n}" if k == 0 else None,
+            )
+    axes.axline((1, 1), (10, 10), color="0.6", linewidth=0.8)
+    axes.set(xscale="log", yscale="log", xlabel="predicted gain, N → ∞", ylabel="measured gain")
+    axes.legend(frameon=False)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--num-data", type=int, default=256, help="sequences per cost table")
+    parser.add_argument("--num-samples", type=int, default=2048, help="samples per schedule")
+    options = parser.parse_args()
+    settings = {"num_data": options.num_data, "num_samples": options.num_samples}
+    laws = chains()
+
+    def cell(kernel: str, noise: str, chain: str) -> Callable[[], dict[str, Any]]:
+        denoiser = exact(KERNELS[kernel](VOCAB_SIZE), NOISES[noise](), laws[chain])
+        num_samples = options.num_samples if chain.startswith("CountDown") else 0
+        return lambda: measure(denoiser, options.num_data, num_samples)
+
+    cases = {
+        "/".join(case): cell(*case)
+        for case in product(KERNELS, NOISES, laws)
+        if case[1] == "LogLinear" or case[2] != "independent"  # a control of the noise, once
+    }
+    cells = resume("kernel_gain", settings, cases)
+    for key, found in cells.items():
+        found["dependent"] = not key.endswith("independent")
+    print(f"{'kernel/noise/chain':48s} predicted  N = 4  N = 8 N = 16   quartiles of t")
+    for key, found in cells.items():
+        gains = "  ".join(f"{gain(found, n):5.2f}" for n in NUM_STEPS)
+        where = " ".join(f"{t:.3f}" for t in found["quartiles"])
+        print(f"{key:48s} {np.mean(found['predicted']):9.2f}  {gains}   {where}")
+    dependent = [found for found in cells.values() if found["dependent"]]
+    rank = {
+        f"N = {n}": float(
+            spearmanr(
+                [np.mean(found["predicted"]) for found in dependent],
+                [gain(found, n) for found in dependent],
+            ).statistic
+        )
+        for n in NUM_STEPS
+    }
+    print("rank correlation of predicted and measured gain:", rank)
+    draw(cells).savefig(RESULTS / "kernel_gain.png", dpi=120)
+    save("kernel_gain", {"settings": settings, "rank_correlation": rank, "cells": cells}, seed=0)
+    finish("kernel_gain")
+
+
+if __name__ == "__main__":
+    main()
