@@ -19,7 +19,7 @@ from typing import Any
 
 from ddm import Absorbing, CostTable, ForwardProcess, Gaussian, Kernel, OptimalSteps, Uniform
 from ddm.datamodules.countdown import countdown_chain, sample_chain
-from ddm.denoisers import MarkovChainDenoiser
+from ddm.denoisers import Denoiser, MarkovChainDenoiser
 from ddm.metrics import CountDownError
 from ddm.noise import Cosine, Geometric, LogLinear, NoiseSchedule
 from ddm.samplers import Analytic, Sampler
@@ -73,16 +73,16 @@ def exact(kernel: Kernel, noise: NoiseSchedule, chain: Chain) -> MarkovChainDeno
 
 
 def table_of(
-    denoiser: MarkovChainDenoiser, num_data: int, seed: int, sampler: Sampler | None = None
+    denoiser: Denoiser, chain: Chain, num_data: int, seed: int, sampler: Sampler | None = None
 ) -> CostTable:
-    """Return a cost table from fresh sequences of the denoiser's own chain."""
+    """Return a cost table from fresh sequences of a chain."""
     generator = torch.Generator().manual_seed(seed)
-    x_0 = sample_chain(denoiser.initial, denoiser.transition, num_data, LENGTH, generator)
+    x_0 = sample_chain(*chain, num_data, LENGTH, generator)
     return OptimalSteps(**GRID).table(denoiser, sampler or Analytic(), x_0, generator=generator)
 
 
 def violations(
-    denoiser: MarkovChainDenoiser,
+    denoiser: Denoiser,
     times: Sequence[float],
     num_samples: int,
     sampler: Sampler | None = None,
@@ -108,13 +108,13 @@ def quartiles(table: CostTable) -> list[float]:
     return [float(t) for t in np.interp([0.25, 0.5, 0.75], level, table.times)]
 
 
-def measure(denoiser: MarkovChainDenoiser, num_data: int, num_samples: int) -> dict[str, Any]:
+def measure(denoiser: Denoiser, chain: Chain, num_data: int, num_samples: int) -> dict[str, Any]:
     """Return prediction and outcome for one kernel, noise and chain.
 
     Two tables judge each other's schedules; both outcomes are kept. No violations are counted
     where `num_samples` is 0.
     """
-    tables = [table_of(denoiser, num_data, seed) for seed in (0, 1)]
+    tables = [table_of(denoiser, chain, num_data, seed) for seed in (0, 1)]
     found: dict[str, Any] = {
         "predicted": [predicted_gain(table) for table in tables],
         "quartiles": np.mean([quartiles(table) for table in tables], 0).tolist(),
@@ -186,7 +186,7 @@ def main() -> None:
     def cell(kernel: str, noise: str, chain: str) -> Callable[[], dict[str, Any]]:
         denoiser = exact(KERNELS[kernel](VOCAB_SIZE), NOISES[noise](), laws[chain])
         num_samples = options.num_samples if chain.startswith("CountDown") else 0
-        return lambda: measure(denoiser, options.num_data, num_samples)
+        return lambda: measure(denoiser, laws[chain], options.num_data, num_samples)
 
     cases = {
         "/".join(case): cell(*case)
