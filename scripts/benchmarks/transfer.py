@@ -240,33 +240,32 @@ def show(name: str, values: Mapping[str, float], scale: float, digits: int) -> N
 def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--num-data", type=int, default=256, help="sequences per cost table")
+    parser.add_argument("--num-data", type=int, default=128, help="sequences per cost table")
     parser.add_argument("--num-samples", type=int, default=1024, help="samples per schedule")
-    parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100, 200, 400, 800])
+    parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100, 200, 400])
     options = parser.parse_args()
     laws, num_data = chains(), options.num_data
-    absorbing, uniform = Absorbing(VOCAB_SIZE), Uniform(VOCAB_SIZE)
     kernels: dict[str, tuple[Kernel, NoiseSchedule]] = {
-        "absorbing": (absorbing, LogLinear()),
-        "uniform": (uniform, LogLinear()),
+        "absorbing": (Absorbing(VOCAB_SIZE), LogLinear()),
+        "uniform": (Uniform(VOCAB_SIZE), LogLinear()),
         "Gaussian": (Gaussian(VOCAB_SIZE), LogLinear()),
-        "uniform, Geometric": (uniform, Geometric()),
+        "uniform, Geometric": (Uniform(VOCAB_SIZE), Geometric()),
     }
     between_kernels = {
         name: partial(place, *setting, laws[SMOOTH], num_data) for name, setting in kernels.items()
     }
     measures: dict[str, Callable[[], Any]] = {"kernels": partial(across_places, between_kernels)}
-    for kernel in (absorbing, uniform):
-        name = type(kernel).__name__.lower()
+    for name in ("absorbing", "uniform"):
         between_data = {
-            chain: partial(place, kernel, LogLinear(), laws[chain], num_data)
+            chain: partial(place, *kernels[name], laws[chain], num_data)
             for chain in (RIGID, SMOOTH, SLOW)
         }
         measures[f"data, {name}"] = partial(across_places, between_data)
-        measures[f"checkpoints, {name}"] = partial(
-            across_checkpoints, kernel, laws[RIGID], options.steps, num_data
-        )
     measures["samplers"] = partial(across_samplers, laws[RIGID], num_data, options.num_samples)
+    for name in ("absorbing", "uniform"):
+        measures[f"checkpoints, {name}"] = partial(
+            across_checkpoints, kernels[name][0], laws[RIGID], options.steps, num_data
+        )
     result = resume("transfer", vars(options), measures)
     for group, cells in result.items():
         print(f"\n{group}" + ("" if group == "samplers" else ": loss against re-optimising in %"))

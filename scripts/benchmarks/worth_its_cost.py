@@ -35,7 +35,7 @@ from schedule_speed import Timed
 
 MODELS = {"2 x 64": (2, 64), "4 x 128": (4, 128), "4 x 256": (4, 256)}
 RIGID, SMOOTH = list(chains())[:2]
-SIZES = (16, 64, 256, 1024)
+SIZES = (16, 64, 256, 512)
 NUM_STEPS = (4, 8, 16, 32)
 GENERATED = (1_000, 10_000, 100_000)
 """Samples that share the cost of one optimisation."""
@@ -71,11 +71,11 @@ def scatter(
     """Return how far the times for N = 8 scatter between independent data sets, and their cost.
 
     The standard deviation is over data sets, in the mean over the inner times. The cost, weighted
-    nats per sequence, is judged by a table of 1,024 other sequences.
+    nats per sequence, is judged by a table of 512 other sequences.
     """
     chain = chains()[SMOOTH]
     denoiser = exact(KERNELS[kernel](VOCAB_SIZE), LogLinear(), chain)
-    judge = table_of(denoiser, chain, 1024, 1_000)
+    judge = table_of(denoiser, chain, 512, 1_000)
     found: dict[str, Any] = {"uniform": judge.evaluate(SamplingSchedule.uniform(8).times)}
     for size in sizes:
         times = []
@@ -170,7 +170,7 @@ def draw(cells: Mapping[str, Any], seconds: float, optimisation: float) -> Figur
 def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--seeds", type=int, default=5, help="data sets for the scatter")
+    parser.add_argument("--seeds", type=int, default=4, help="data sets for the scatter")
     parser.add_argument("--num-data", type=int, default=256, help="sequences per cost table")
     parser.add_argument("--num-samples", type=int, default=1024, help="samples per schedule")
     options = parser.parse_args()
@@ -184,7 +184,7 @@ def main() -> None:
     for model, kernel, (name, optimizer) in product(
         MODELS, ("absorbing", "uniform"), optimizers.items()
     ):
-        measures[f"cost/{model}/{kernel}/{name}"] = partial(cost, model, kernel, optimizer, 4, 16)
+        measures[f"cost/{model}/{kernel}/{name}"] = partial(cost, model, kernel, optimizer, 4, 8)
     for size in SIZES[:3]:
         measures[f"sequences/{size}"] = partial(
             cost, "2 x 64", "uniform", small(num_times=40), 4, size
