@@ -54,18 +54,26 @@ def test_cells_are_measured_once(tmp_path, monkeypatch):
 
 
 def test_predicted_gain():
-    """With the density 2t the gain is `int 4 t^2 / (int 2t)^2 = 4/3`; t^2 of the steps lie below t.
+    """With the density 2t, N equal steps cost `(4 - 1 / N^2) / 3` times what the optimal ones do.
 
-    The table is exactly additive in t^2, with steps that cost the square of their length there.
+    The k-th one advances `F = t^2` by `(2k + 1) / N^2`.
     """
-    from kernel_gain import predicted_gain, quartiles
+    from kernel_gain import predicted_gain
+
+    t = np.linspace(0, 1, 481)
+    for n in (1, 2, 4, 16):
+        assert predicted_gain(t, t[1:] + t[:-1], n) == pytest.approx((4 - 1 / n**2) / 3, rel=1e-12)
+
+
+def test_quartiles():
+    """If a step costs `(t^2 - s^2)^2`, a share t^2 of the optimal steps lies below t."""
+    from kernel_gain import quartiles
 
     t = np.linspace(0, 1, 201)
     excess = np.tril(np.subtract.outer(t**2, t**2) ** 2, -1)
     zeros, ones = np.zeros_like(excess), np.ones_like(t)
     setting = Setting.of(ForwardProcess(Uniform(2), LogLinear()), Analytic())
     table = CostTable(t, excess, zeros, excess, ones, 0.75, setting, 8, 2, 0)
-    assert predicted_gain(table) == pytest.approx(4 / 3, rel=1e-4)
     assert quartiles(table) == pytest.approx([0.25**0.5, 0.5**0.5, 0.75**0.5], rel=1e-3)
 
 
