@@ -234,7 +234,7 @@ def summary(cells: Mapping[str, Mapping[str, float]], seeds: int) -> dict[str, d
 
 def draw(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw broken pairs against the number of calls: uniform steps dashed, the optimal solid."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     for axes, kernel in zip(figure.subplots(1, 2), METHODS, strict=True):
         for color, name in enumerate(METHODS[kernel]):
             for grid, line in (("uniform", "o--"), ("optimal", "o-")):
@@ -252,7 +252,7 @@ def draw(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
         axes.set_xticks(NUM_STEPS, labels=[str(n) for n in NUM_STEPS])
         axes.set(title=kernel, xlabel="network calls", ylabel="pairs that break the rule")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7, loc="lower left")
+        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
