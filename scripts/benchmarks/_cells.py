@@ -24,7 +24,7 @@ def resume(
     """
     path = RESULTS / f"{name}.part.json"
     # What is returned must not depend on whether it was read from the file.
-    content = {"settings": json.loads(json.dumps(settings)), "cells": {}}
+    content: dict[str, Any] = {"settings": json.loads(json.dumps(settings)), "cells": {}}
     if path.exists():
         kept = read_json(path)
         if kept["settings"] == content["settings"]:

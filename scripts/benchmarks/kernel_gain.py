@@ -105,7 +105,7 @@ def predicted_gain(times: Sequence[float], density: Sequence[float], num_steps: 
         density: `sqrt(w kappa)` in its cells, (M,).
         num_steps: The number N of steps.
     """
-    level = np.concatenate([[0.0], (density * np.diff(times)).cumsum()])
+    level = np.concatenate([[0.0], (np.asarray(density) * np.diff(times)).cumsum()])
     steps = np.diff(np.interp(np.linspace(0, 1, num_steps + 1), times, level)) / level[-1]
     return num_steps * float((steps**2).sum())
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 from time import process_time
 from typing import Any
 
@@ -284,21 +284,22 @@ def main() -> None:
             noise = torch.Generator().manual_seed(seed)
             tokens = sample_chain(*chain, options.num_samples, LENGTH, noise)
             measures[f"{kernel}/data/{seed}"] = partial(quality, tokens, chain)
-            for name, method in group.items():
-                for n in NUM_STEPS:
-                    schedules = {"uniform": SamplingSchedule.uniform(n)}
-                    if method.any_grid:
-                        schedules["optimal"] = SamplingSchedule(tuple(grids[kernel][str(n)]))
-                    for grid, schedule in schedules.items() if method.installed else ():
-                        measures[f"{kernel}/{name}/{grid}/{n}/{seed}"] = partial(
-                            measure,
-                            method,
-                            KERNELS[kernel],
-                            chain,
-                            schedule,
-                            options.num_samples,
-                            seed,
-                        )
+            for (name, method), n in product(group.items(), NUM_STEPS):
+                if not method.installed:
+                    continue
+                schedules = {"uniform": SamplingSchedule.uniform(n)}
+                if method.any_grid:
+                    schedules["optimal"] = SamplingSchedule(tuple(grids[kernel][str(n)]))
+                for grid, schedule in schedules.items():
+                    measures[f"{kernel}/{name}/{grid}/{n}/{seed}"] = partial(
+                        measure,
+                        method,
+                        KERNELS[kernel],
+                        chain,
+                        schedule,
+                        options.num_samples,
+                        seed,
+                    )
     rows = summary(resume("peers", settings, measures), options.seeds)
     for key, row in sorted(rows.items()):
         numbers = f"Hellinger {row['hellinger'][0]:.4f} +- {row['hellinger'][1]:.4f}  "
