@@ -240,9 +240,9 @@ def show(name: str, values: Mapping[str, float], scale: float, digits: int) -> N
 def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--num-data", type=int, default=128, help="sequences per cost table")
+    parser.add_argument("--num-data", type=int, default=256, help="sequences per cost table")
     parser.add_argument("--num-samples", type=int, default=1024, help="samples per schedule")
-    parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100, 200, 400])
+    parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100, 200, 400, 800])
     options = parser.parse_args()
     laws, num_data = chains(), options.num_data
     kernels: dict[str, tuple[Kernel, NoiseSchedule]] = {

@@ -225,11 +225,11 @@ def main() -> None:
     middle = cells["cost/4 x 128/uniform/OptimalSteps"]
     calls, overhead = 96, 1 + middle["search"] / middle["network"]
     optimisation = calls * options.num_data * overhead
-    pays: dict[str, dict[str, float]] = {}
+    pays: dict[str, dict[str, float | None]] = {}
     for kernel in KERNELS:
         for n, row in cells[f"saving/{kernel}"].items():
             samples = break_even(optimisation, int(n), row["instead"])
-            pays.setdefault(kernel, {})[n] = samples
+            pays.setdefault(kernel, {})[n] = samples if math.isfinite(samples) else None
             print(
                 f"{kernel:10s} {n:>2s} uniform steps = {row['instead']:2d} optimal, pays after "
                 f"{samples:,.0f} samples, broken {row['uniform']:.4f} -> {row['optimal']:.4f}"
