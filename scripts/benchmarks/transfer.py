@@ -57,7 +57,7 @@ class Place:
     Attributes:
         table: Finds schedules.
         judge: From other sequences: says what schedules cost.
-        clocks: Increasing functions of t from 0 to 1 by name, on the times `grid`.
+        clocks: Increasing functions of t from 0 to 1 by name, on the times `pilot_grid(64)`.
     """
 
     table: CostTable
