@@ -121,7 +121,7 @@ class Enumerated:
         p = self.prediction(t)
         tokens = Analytic().law([p], times_like(s, self.states))
         half = tokens.shape[1] // 2
-        left, right = _product(tokens[:, :half]), _product(tokens[:, half:])
+        left, right = product_law(tokens[:, :half]), product_law(tokens[:, half:])
         return ((law[:, None] * left).T @ right).flatten()
 
     def divergence(self, law: Tensor, times: Sequence[float]) -> float:
@@ -134,7 +134,7 @@ class Enumerated:
     def start(self) -> Tensor:
         """Return the prior of all positions, (S,)."""
         kernel = self.process.kernel
-        return _product(kernel.prior().expand(1, self.joint.ndim, -1))[0]
+        return product_law(kernel.prior().expand(1, self.joint.ndim, -1))[0]
 
     def descend(self, times: Sequence[float], sweeps: int = 8) -> tuple[float, list[float]]:
         """Return the least divergence that coordinate descent finds, and where."""
@@ -164,7 +164,7 @@ class Enumerated:
         return best, times
 
 
-def _product(law: Tensor) -> Tensor:
+def product_law(law: Tensor) -> Tensor:
     """Return the law of independent tokens (S, L, K) on all their sequences, (S, K^L)."""
     out = law[:, 0]
     for i in range(1, law.shape[1]):
