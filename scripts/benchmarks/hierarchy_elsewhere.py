@@ -207,6 +207,8 @@ def compare(problem: Problem, num_steps: Sequence[int]) -> dict[str, dict[str, f
     table[i, j] = problem.cost(grid[i], grid[j])
     values, _ = shortest_paths(table, max(num_steps))
 
+    ends = float(grid[-1]), float(grid[0])
+
     def best_split(left: float, right: float) -> Split | None:
         i, j = (int(np.abs(grid - end).argmin()) for end in (left, right))
         if i - j < 2:
@@ -231,7 +233,6 @@ def compare(problem: Problem, num_steps: Sequence[int]) -> dict[str, dict[str, f
             points = sorted([*points, max(found, key=lambda x: x.gain).at], reverse=True)
         return points
 
-    ends = float(grid[-1]), float(grid[0])
     greedy, halving = Hierarchy(*ends, best_split), Hierarchy(*ends, golden)
     found: dict[str, dict[str, float]] = {}
     for n in num_steps:
@@ -275,7 +276,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     cells = Cells("hierarchy_elsewhere", {"num_steps": options.num_steps})
     rows = {
-        name: cells.get(name, lambda name=name: compare(PROBLEMS[name](), options.num_steps))
+        name: cells.get(name, partial(compare, PROBLEMS[name](), options.num_steps))
         for name in tqdm(options.problems, desc="problems")
     }
     for name, row in rows.items():
