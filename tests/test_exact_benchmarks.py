@@ -112,7 +112,8 @@ def test_hierarchy_elsewhere_runs(folder, capsys):
     from hierarchy_elsewhere import SEARCHES, main
 
     main(["--problems", "constants for a line", "--num-steps", "2", "3"])
-    assert all(search in capsys.readouterr().out for search in SEARCHES)
+    printed = capsys.readouterr().out
+    assert all(search in printed for search in SEARCHES)
     assert {p.suffix for p in folder.iterdir()} == {".json", ".png"}
 
 
