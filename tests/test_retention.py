@@ -14,27 +14,51 @@ from ddm.process import ForwardProcess
 from ddm.samplers import Analytic
 from ddm.schedules import StepCosts, measure_step_costs
 from ddm.schedules.optimal_steps import retention
-from ddm.schedules.step_cost import blind_errors
+from ddm.schedules.step_cost import LARGEST_WEIGHT, blind_ratio, sign_test, still_seen
 
 FORGETFUL = [kernel for kernel in KERNELS if not isinstance(kernel, Absorbing)]
 TIMES = torch.linspace(0, 1, 13, dtype=torch.float64) ** 2
 
 
-def exact_errors(process, joint, t, s):
-    """Return the mean of `blind_errors` by enumeration of x_t, (2,)."""
-    x_t = exact.sequences(process.kernel.num_states, joint.ndim)
-    p_t = exact.marginal(process, joint, float(t))
-    possible = p_t > 0
-    prediction = ExactDenoiser(process, joint)(x_t[possible], times_like(t, x_t[possible]))
-    return p_t[possible] @ blind_errors(prediction, s)
+def through(process, f, s, t, length):
+    """Return E[f(x_t) | x_s] of functions f of x_t, (S, ...)."""
+    return torch.einsum("st,t...->s...", exact.transition(process, s, t, length), f)
 
 
-def exact_retention(process, joint):
-    """Return the exact retention at TIMES."""
-    errors = [exact_errors(process, joint, t, s) for s, t in pairwise(TIMES)]
-    cells = torch.zeros(1, len(TIMES) - 1, 2, dtype=torch.float64)
-    nats = torch.zeros(1, len(TIMES), len(TIMES), dtype=torch.float64)
-    return retention(StepCosts(TIMES, nats, cells, torch.stack(errors)[None], 0))
+def exact_errors(process, joint, times=TIMES):
+    """Return the mean errors of a cost table at `times` by enumeration of paths, (M, 2)."""
+    length, rows, below = joint.ndim, [], float(times[1])
+    x_t, denoiser = (
+        exact.sequences(process.kernel.num_states, length),
+        ExactDenoiser(process, joint),
+    )
+    for s, t in pairwise(times):
+        ratio, before = blind_ratio(denoiser(x_t, times_like(t, x_t)), s)
+        test = sign_test(denoiser(x_t, times_like(below, x_t)), s)
+        seen = still_seen(test, through(process, ratio, below, float(t), length))
+        p_t, p_below = (exact.marginal(process, joint, float(u)) for u in (t, below))
+        rows.append(torch.stack([p_t @ before, p_below @ seen]))
+        below = float(t)
+    return torch.stack(rows)
+
+
+def exact_retention(process, joint, times=TIMES):
+    """Return the exact retention at `times`."""
+    errors = exact_errors(process, joint, times)
+    cells = torch.zeros(1, len(times) - 1, 2, dtype=torch.float64)
+    nats = torch.zeros(1, len(times), len(times), dtype=torch.float64)
+    return retention(StepCosts(times, nats, cells, errors[None], 0))
+
+
+def blind_laws(process, joint, t):
+    """Return the laws of x_t with one token drawn blindly, for every position, (L, S)."""
+    length, size = joint.ndim, process.kernel.num_states
+    law = exact.marginal(process, joint, t).reshape([size] * length)
+    laws = []
+    for i in range(length):
+        shape = [size if k == i else 1 for k in range(length)]
+        laws.append((law.sum(i, keepdim=True) * process.kernel.prior().reshape(shape)).flatten())
+    return torch.stack(laws)
 
 
 def product(law):
@@ -43,23 +67,51 @@ def product(law):
     return torch.outer(law, law)
 
 
-@pytest.mark.parametrize("kernel", FORGETFUL, ids=lambda k: type(k).__name__)
-def test_blind_errors_written_out(kernel):
-    """They are total variation distances before and after the reverse channel, by Bayes.
+def parity(strength, length):
+    """Return the law of bits whose parity is even with probability (1 + strength) / 2."""
+    bits = exact.sequences(2, length)
+    law = (1 + strength * (1 - 2 * (bits.sum(1) % 2)).double()) / 2**length
+    return law.reshape([2] * length)
 
-    The channel of a token is `p(x_s | x_t) = p_s(x_s) P(x_s, x_t) / p_t(x_t)` in its context.
+
+@pytest.mark.parametrize("kernel", FORGETFUL, ids=lambda k: type(k).__name__)
+def test_it_is_a_distance_of_laws(kernel):
+    """Before: the total variation of whole laws. After: at most that, here down to t = 0.
+
+    The reverse channel is `p(x_0 | x_t) = p_0(x_0) P(x_0, x_t) / p_t(x_t)`, by Bayes.
     """
-    process, joint, s, t = ForwardProcess(kernel, LogLinear()), exact.random_joint(3, 2), 0.2, 0.5
-    context = exact.leave_one_out(process, joint, t)
-    sigma_s, sigma_t = process.noise.sigma(torch.tensor([s, t], dtype=torch.float64))
-    now, then = (context @ exact.expm(kernel, sigma) for sigma in (sigma_t, sigma_s))
-    channel = then[..., :, None] * exact.expm(kernel, sigma_t - sigma_s) / now[..., None, :]
-    blind = kernel.prior()
-    after = torch.einsum("bist,t->bis", channel, blind)
-    distances = torch.stack([(blind - now).abs().sum(-1), (after - then).abs().sum(-1)], -1)
-    expected = exact.marginal(process, joint, t) @ distances.sum(1)
-    actual = exact_errors(process, joint, t, torch.tensor(s, dtype=torch.float64))
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
+    process, joint, t, near = (
+        ForwardProcess(kernel, LogLinear()),
+        exact.random_joint(3, 3),
+        0.3,
+        1e-6,
+    )
+    times = torch.tensor([0, near, t], dtype=torch.float64)
+    before, seen = exact_errors(process, joint, times)[-1]
+    blind, p_0, p_t = (
+        blind_laws(process, joint, t),
+        joint.flatten(),
+        exact.marginal(process, joint, t),
+    )
+    channel = p_0[:, None] * exact.transition(process, 0.0, t, 3) / p_t
+    torch.testing.assert_close(before, (blind - p_t).abs().sum())
+    left = (blind @ channel.mT - p_0).abs().sum()
+    assert 0.5 * left < seen <= left * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("length", [2, 3, 5])
+def test_all_tokens_repair_a_parity(length):
+    """A law of the parity alone: the error in it shrinks as the channel of the parity says.
+
+    With `m = strength rho^length` at t, what survives is `rho^length (1 - strength^2) / (1 - m^2)`,
+    the determinant of the reverse channel between two parities, on any grid.
+    """
+    process, strength = ForwardProcess(Uniform(2), LogLinear()), 0.8
+    times = torch.tensor([0, 1e-9, 0.05, 0.2, 0.5], dtype=torch.float64)
+    keep = process.kernel.correlation(process.noise.sigma(times)) ** length
+    expected = keep * (1 - strength**2) / (1 - (strength * keep) ** 2)
+    actual = exact_retention(process, parity(strength, length), times)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("law", [[0.6, 0.4], [0.9, 0.1]])
@@ -88,33 +140,42 @@ def test_context_repairs():
     assert (kept[2:-1] < 0.85 * rho[2:-1]).all()
 
 
-@each_kernel
+@pytest.mark.parametrize("kernel", FORGETFUL, ids=lambda k: type(k).__name__)
 def test_it_falls(kernel):
-    """It falls from 1 at t = 0 to less at t = 1; for masks it is 1 at all times."""
-    process = ForwardProcess(kernel, LogLinear())
-    kept = exact_retention(process, exact.random_joint(3, 2))
+    """It falls from 1 at t = 0 to less at t = 1."""
+    kept = exact_retention(ForwardProcess(kernel, LogLinear()), exact.random_joint(3, 2))
     assert kept[0] == 1
     assert (kept >= 0).all()
-    if isinstance(kernel, Absorbing):
-        assert (kept == 1).all()
-    else:
-        assert (kept.diff() < 0).all()
+    assert (kept.diff() < 0).all()
 
 
-def test_measured_is_exact():
-    """Measured errors lie within 6 standard errors of enumeration (false alarm below 1e-6)."""
-    process, joint = ForwardProcess(Uniform(3), LogLinear()), exact.random_joint(3, 2)
+@each_kernel
+def test_measured(kernel):
+    """Measured errors lie within 6 standard errors of enumeration (false alarm below 1e-6).
+
+    With masks nothing is repaired, and nothing measured.
+    """
+    process, joint = ForwardProcess(kernel, LogLinear()), exact.random_joint(3, 2)
     index = torch.multinomial(joint.flatten(), 4000, replacement=True, generator=exact.seeded())
     x_0, denoiser = exact.sequences(3, 2)[index], ExactDenoiser(process, joint)
     costs = measure_step_costs(denoiser, Analytic(), x_0, TIMES, generator=exact.seeded())
-    error = costs.errors.std(0) / len(x_0) ** 0.5
-    pairs = pairwise(TIMES)
-    expected = torch.stack([exact_errors(process, joint, t, s) for s, t in pairs])
-    assert ((costs.errors.mean(0) - expected).abs() <= 6 * error + 1e-12).all()
+    if isinstance(kernel, Absorbing):
+        assert (retention(costs) == 1).all()
+    else:
+        error = costs.errors.std(0) / len(x_0) ** 0.5
+        expected = exact_errors(process, joint)
+        assert ((costs.errors.mean(0) - expected).abs() <= 6 * error + 1e-12).all()
 
 
 def test_where_nothing_is_known_nothing_is_forgotten():
     """Uniform independent tokens tell nothing of one another; no division by zero."""
     process = ForwardProcess(Uniform(3), LogLinear())
-    kept = exact_retention(process, product([1 / 3] * 3))
-    assert torch.isfinite(kept).all()
+    assert (exact_retention(process, product([1 / 3] * 3)) == 1).all()
+
+
+def test_no_token_outvotes_the_batch():
+    """A token whose context has changed its mind counts with the largest weight, not with 1e9."""
+    test = torch.tensor([[[0.5, -0.5]], [[0.5, -0.5]]], dtype=torch.float64)
+    ratio = torch.tensor([[[1e9, 1e9 / 3]], [[1.2, 0.8]]], dtype=torch.float64)
+    expected = torch.tensor([LARGEST_WEIGHT / 2, 0.2], dtype=torch.float64)
+    torch.testing.assert_close(still_seen(test, ratio), expected)

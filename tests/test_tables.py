@@ -246,10 +246,12 @@ def table():
 
 
 def test_table_is_consistent(table):
-    """Costs fall with N, no fixed shape is better, and N may exceed the grid."""
-    costs = [table.cost(n) for n in range(1, 60)]
-    assert (np.diff(costs[: table.num_cells // 2]) < 0).all()
-    assert costs[47] < costs[23] < costs[11]  # near the grid's own size times snap to it
+    """Costs fall with N, no fixed shape is better, and N may exceed the grid.
+
+    Near the grid's own size times snap to the cells whose noise makes them cheap.
+    """
+    for numbers in (range(1, table.num_cells // 2 + 1), (25, 32, 48, 64, 100, 200)):
+        assert (np.diff([table.cost(n) for n in numbers]) < 0).all()
     for n in (1, 2, 3, 5, 8, 16, 24, 100, 1000):
         schedule = table.schedule(n)
         assert schedule.num_steps == n

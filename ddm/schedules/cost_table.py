@@ -122,11 +122,12 @@ class CostTable:
 
     @property
     def density(self) -> np.ndarray:
-        """Optimal density of times `sqrt(w kappa)` in every cell, (M,)."""
-        widths = np.diff(self.times)
+        """Optimal density of times `sqrt(w kappa)`, the mean in every cell, (M,)."""
         cells = np.maximum(self.excess.diagonal(-1), 0.0)
-        weights = np.sqrt(self.weights[1:] * self.weights[:-1])
-        return np.sqrt(weights * cells) / widths
+        # The mean of the square root of a weight that is linear between a^2 and b^2.
+        a, b = np.sqrt(self.weights[:-1]), np.sqrt(self.weights[1:])
+        root = 2 / 3 * (a**2 + a * b + b**2) / np.maximum(a + b, 1e-150)
+        return root * np.sqrt(cells) / np.diff(self.times)
 
     @property
     def asymptote(self) -> float:

@@ -42,7 +42,7 @@ class OptimalSteps(ScheduleOptimizer):
 
     def __init__(
         self,
-        gamma: float = 0.75,
+        gamma: float = 0.7,
         *,
         num_times: int = 72,
         pilot_times: int = 24,
@@ -157,22 +157,24 @@ def retention(costs: StepCosts) -> Float[Tensor, " T"]:
     r"""Return how much of an error made at each grid time survives to t = 0.
 
     A self-correcting kernel forgets part of what went wrong at s, because later steps redraw
-    tokens in the light of their context. In every cell of the grid a token drawn blindly from the
-    prior is compared with what its context says of it, before and after the cell's step, in total
-    variation (`blind_errors`). The ratio is the chance that a wrong token stays wrong; the product
-    over all cells below s is the chance that it is still wrong at t = 0. It falls by itself
-    (data processing) and is 1 for the absorbing kernel: a revealed token stays.
+    tokens in the light of their context. In every cell of the grid a token is drawn blindly, from
+    the prior, in a context that is right. A test sees how wrong it is before the cell's exact step
+    and after it, in the context of *that* time (`blind_ratio`, `sign_test`, `still_seen`), in total
+    variation. The ratio is the chance that what was wrong stays wrong, and the product over all
+    cells below s that it is still wrong at t = 0. It is 1 for the absorbing kernel: a revealed
+    token stays.
 
-    For independent tokens without preferences this is the maximal correlation of the one-token
-    channel, `Kernel.correlation`; between dependent tokens errors are forgotten much faster, most
-    of all at the small noise levels where the context is sharp. Total variation is linear in the
-    probability of an error; the product of contractions of a divergence would overstate what is
-    forgotten.
+    An error is repaired when its token is redrawn, or when others are redrawn so that it fits: for
+    two letters of which only the parity of L tokens is known it is the contraction of the parity,
+    the power L of that of a token whose context does not change. For independent tokens without
+    preferences it is the maximal correlation of the one-token channel, `Kernel.correlation`. Total
+    variation is linear in the probability of an error; the product of contractions of a divergence
+    would overstate what is forgotten.
     """
     before, after = costs.errors.sum(0).T
-    # Where the context says nothing yet there is nothing to compare with.
-    known = before > 1e-9 * before.max()
-    stays = torch.where(known, (after / before).clamp(max=1.0), 1.0)
+    # Where the context says nothing there is nothing to compare with.
+    known = before > 1e-9 * len(costs.errors)
+    stays = torch.where(known, after / before, 1.0).clamp(0.0, 1.0)
     return torch.cat([torch.ones(1, dtype=torch.float64), stays.cumprod(0)])
 
 

@@ -30,6 +30,9 @@ from ddm.samplers.sampler import CHUNK
 HEDGE = 0.5
 """Share of the analytic law that another law is mixed with, see `Hedged`."""
 
+LARGEST_WEIGHT = 10.0
+"""Largest weight of a token in the estimate of `still_seen`."""
+
 
 @dataclass(frozen=True)
 class StepCosts:
@@ -40,7 +43,8 @@ class StepCosts:
         nats: `nats[b, i, j]` for j < i, nats per sequence, else 0; (B, M + 1, M + 1).
         analytic: What the steps i + 1 -> i and i + 1 -> i - 1 cost with the analytic law, the
             latter 0 for i = 0; (B, M, 2).
-        errors: See `blind_errors`, for the step i + 1 -> i, (B, M, 2).
+        errors: How wrong blind tokens are before the step i + 1 -> i and after it, see
+            `blind_ratio` and `still_seen`, (B, M, 2).
         num_calls: Network calls made, M per batch of sequences.
     """
 
@@ -181,11 +185,14 @@ def _rows(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield nats (B, M + 1), analytic (B, 2) and errors (B, 2) of the steps from t_1, t_2, ...."""
     sampler = judged(sampler)
+    repairs = not isinstance(denoiser.process.kernel, Absorbing)  # a revealed token stays
+    below: Prediction | None = None
     for i in range(1, len(times)):
         prediction = checked_call(denoiser, path[i - 1], times_like(times[i], x_0))
         row = torch.zeros(len(x_0), len(times), dtype=torch.float64, device=x_0.device)
         analytic, errors, first = row[:, :2].clone(), row[:, :2].clone(), 0
-        for (piece,) in chunks([prediction], CHUNK):
+        judge = prediction if below is None else below  # near t = 0 the only context is its own
+        for piece, piece_below in chunks([prediction, judge], CHUNK):
             p, width = piece.double(), piece.x_t.shape[1]
             target = x_0[:, first : first + width]
             cost = sampler.step_cost(p, target, times[:i]).T
@@ -195,35 +202,67 @@ def _rows(
             else:
                 near = Analytic().step_cost(p, target, times[max(0, i - 2) : i].flip(0)).T
             analytic[:, : near.shape[1]] += near
-            errors += blind_errors(p, times[i - 1])
+            if repairs:
+                ratio, before = blind_ratio(p, times[i - 1])
+                test = sign_test(piece_below.double(), times[i - 1])
+                errors += torch.stack([before, still_seen(test, ratio)], -1)
             first += width
+        if repairs:
+            below = prediction
         bar.update()
         yield row, analytic, errors
 
 
-def blind_errors(prediction: Prediction, s: Float[Tensor, ""]) -> Float[Tensor, "B 2"]:
-    r"""Return how wrong a token is that was drawn blindly, before and after a step down to s.
+def blind_ratio(
+    prediction: Prediction, s: Float[Tensor, ""]
+) -> tuple[Float[Tensor, "B L K"], Float[Tensor, " B"]]:
+    r"""Draw a token blindly at t: how that changes the law of x_s, and how wrong it is before.
 
-    Blindly means from the kernel's prior, in a context x_t that is right. Wrong means the total
-    variation distance to what the context says of the token, summed over positions. Zeros where
-    masks tell what is noise: no token that was revealed is ever repaired.
+    Blindly means from the kernel's prior, in a context x_t that is right. The law of the sequence
+    is then off by the factor `f(x_t) = prior(x_t^i) / p(x_t^i | x_t without i)`, and after an exact
+    step down to s by the factor `E[f | x_s]`. Not for masks, which tell what is noise.
 
-    No network call: `p(x_0^i | x_t without i)` is the leave-one-out posterior.
+    Returns:
+        `E[f | x_s^i, x_t without i]` for every token x_s^i, and twice the total variation distance
+        of the prior to what the context says of the token, summed over positions.
     """
-    p, process, kernel = prediction, prediction.process, prediction.process.kernel
-    if isinstance(kernel, Absorbing):
-        return torch.zeros(len(p.x_t), 2, dtype=torch.float64, device=p.x_t.device)
-    sigma_t, sigma_s = process.noise.sigma(p.t[0]), process.noise.sigma(s)
-    context = process.leave_one_out(p.log_posterior(), p.x_t, p.t).exp()
-    now, then = kernel.evolve(context, sigma_t), kernel.evolve(context, sigma_s)
+    process, kernel = prediction.process, prediction.process.kernel
+    sigma_t, sigma_s = process.noise.sigma(prediction.t[0]), process.noise.sigma(s)
+    now = kernel.evolve(_context(prediction), sigma_t)
     # States that the context rules out are lost in rounding; no token is drawn there.
-    prior = kernel.prior().to(now.device)
-    blind = torch.where(now > 1e-12, prior, 0.0)
+    blind = torch.where(now > 1e-12, kernel.prior().to(now.device), 0.0)
     blind = blind / blind.sum(-1, keepdim=True)
     ratio = torch.where(now > 1e-12, blind / now, 0.0)
-    after = then * _expectation(kernel, ratio, sigma_t - sigma_s)
-    after = after / after.sum(-1, keepdim=True)
-    return torch.stack([(blind - now).abs().sum((1, 2)), (after - then).abs().sum((1, 2))], -1)
+    return _expectation(kernel, ratio, sigma_t - sigma_s), (blind - now).abs().sum((1, 2))
+
+
+def sign_test(prediction: Prediction, s: Float[Tensor, ""]) -> Float[Tensor, "B L K"]:
+    """Return a test for blind tokens in x_s, by the context that a prediction saw.
+
+    It says +1 of a token that the prior finds likelier than its context does, else -1. Returned
+    times the probability in the context, so that a sum over tokens is an expectation.
+    """
+    process, kernel = prediction.process, prediction.process.kernel
+    expected = kernel.evolve(_context(prediction), process.noise.sigma(s))
+    return expected * torch.sign(kernel.prior().to(expected.device) - expected)
+
+
+def still_seen(test: Float[Tensor, "B L K"], ratio: Float[Tensor, "B L K"]) -> Float[Tensor, " B"]:
+    """Return what `sign_test` at s sees of tokens drawn blindly at t, see `blind_ratio`.
+
+    In the mean at most twice the total variation distance at s of the laws of whole sequences,
+    summed over positions. Weights are cut, so that one token whose context has changed its mind
+    does not outvote the batch.
+    """
+    weight = (test.abs() * ratio).sum(-1, keepdim=True)
+    cut = ratio * (LARGEST_WEIGHT / weight).clamp(max=1.0)
+    return (test * (cut - 1.0)).sum((1, 2))
+
+
+def _context(prediction: Prediction) -> Float[Tensor, "B L V"]:
+    """Return what all other tokens say of x_0^i."""
+    p = prediction
+    return p.process.leave_one_out(p.log_posterior(), p.x_t, p.t).exp()
 
 
 def _expectation(kernel: Kernel, f: Tensor, sigma: Tensor) -> Tensor:
