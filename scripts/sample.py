@@ -77,8 +77,9 @@ def encode(text: str, module: DiscreteDiffusion, data: LightningDataModule | Non
     Raises:
         ValueError: The text is not in the vocabulary.
     """
-    if hasattr(data, "encode"):
-        tokens = data.encode(text)
+    encode_text = getattr(data, "encode", None)
+    if encode_text is not None:
+        tokens = encode_text(text)
     else:
         try:
             tokens = torch.tensor([int(word) for word in text.split()], dtype=torch.long)

@@ -9,7 +9,7 @@ interrupted run goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ddm import Absorbing, DenseKernel, ForwardProcess, Kernel, OptimalSteps, Uniform
@@ -73,29 +73,43 @@ CASES = {
 }
 
 
-def run(case: Case, seed: int, num_samples: int, num_data: int, done: dict[str, float]) -> None:
-    """Measure every missing cell of one case and seed."""
+SCHEDULES = ("uniform", "cosine", "JYS as released", "JYS", "optimal")
+
+
+def run(
+    case: Case,
+    names: Sequence[str],
+    seed: int,
+    num_samples: int,
+    num_data: int,
+    done: dict[str, float],
+) -> None:
+    """Measure every missing cell of one case and seed, for the named schedules."""
     initial, transition = countdown_chain(case.vocab_size, case.smoothing)
     process = ForwardProcess(case.kernel(case.vocab_size), LogLinear())
     denoiser = MarkovChainDenoiser(process, initial, transition)
-    generator = torch.Generator().manual_seed(seed)
-    x_0 = sample_chain(initial, transition, num_data, case.length, generator)
-    if f"optimal|{case.num_steps[-1]}|{seed}" in done:
+    data = torch.Generator().manual_seed(seed)
+    x_0 = sample_chain(initial, transition, num_data, case.length, data)
+    if all(f"{name}|{case.num_steps[0]}|{seed}" in done for name in names):
         return
-    table = OptimalSteps().table(denoiser, Analytic(), x_0, generator=generator)
     few = x_0[:256]  # a search calls the network hundreds of times
-    jys = JumpYourSteps()(denoiser, Analytic(), few, case.num_steps, generator=generator).schedules
-    released = {n: released_jys(denoiser, few[:128], n, generator) for n in (2, 4, 8, 16)}
-    for n in tqdm(case.num_steps, desc=f"{case.title}, seed {seed}"):
-        schedules = {
-            "uniform": SamplingSchedule.uniform(n),
-            "cosine": SamplingSchedule.cosine(n),
-            "JYS as released": released.get(n),
-            "JYS": jys[n],
-            "optimal": table.schedule(n),
-        }
-        for name, schedule in schedules.items():
-            key = f"{name}|{n}|{seed}"
+    numbers, powers = case.num_steps, (2, 4, 8, 16)
+    found: dict[str, dict[int, SamplingSchedule]] = {}
+    for name in names:
+        generator = torch.Generator().manual_seed(2000 + seed)
+        if name == "uniform":
+            found[name] = {n: SamplingSchedule.uniform(n) for n in numbers}
+        elif name == "cosine":
+            found[name] = {n: SamplingSchedule.cosine(n) for n in numbers}
+        elif name == "JYS as released":
+            found[name] = {n: released_jys(denoiser, few[:128], n, generator) for n in powers}
+        else:
+            method = JumpYourSteps() if name == "JYS" else OptimalSteps()
+            x = few if name == "JYS" else x_0
+            found[name] = method(denoiser, Analytic(), x, numbers, generator=generator).schedules
+    for n in tqdm(numbers[::-1], desc=f"{case.title}, seed {seed}"):  # all are done with the first
+        for name in names:
+            key, schedule = f"{name}|{n}|{seed}", found[name].get(n)
             if schedule is None or key in done:
                 continue
             noise = torch.Generator().manual_seed(1000 + seed)  # the same for all schedules
@@ -115,7 +129,7 @@ def summary(done: dict[str, float]) -> dict[str, dict[str, tuple[float, float]]]
     return {
         name: {
             n: (float(np.mean(v)), float(np.std(v, ddof=1) / len(v) ** 0.5) if len(v) > 1 else 0.0)
-            for n, v in row.items()
+            for n, v in sorted(row.items(), key=lambda item: int(item[0]))
         }
         for name, row in cells.items()
     }
@@ -147,19 +161,23 @@ def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument(
+        "--schedules", nargs="+", choices=SCHEDULES, help="measure these alone, keep other results"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-samples", type=int, default=1024, help="samples per cell and seed")
     parser.add_argument("--num-data", type=int, default=1024, help="sequences for the cost table")
     options = parser.parse_args()
     unfinished = RESULTS / "exact_chains.part.json"
     done = read_json(unfinished) if unfinished.exists() else {}
-    tables = {}
+    tables = read_json(RESULTS / "exact_chains.json")["tables"] if options.schedules else {}
     for name in options.cases:
         for seed in range(options.seeds):
             cells = done.setdefault(name, {})
-            run(CASES[name], seed, options.num_samples, options.num_data, cells)
+            names = options.schedules or SCHEDULES
+            run(CASES[name], names, seed, options.num_samples, options.num_data, cells)
             write_json(unfinished, done)
-        tables[name] = summary(done[name])
+        tables[name] = tables.get(name, {}) | summary(done[name])
         print(f"\n{CASES[name].title}: share of pairs that break the rule, mean +- s.e.")
         for schedule, row in tables[name].items():
             cells = "  ".join(f"N={n}: {m:.4f} +- {e:.4f}" for n, (m, e) in row.items())
