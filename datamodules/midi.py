@@ -86,8 +86,8 @@ class Midi(SequenceDataModule):
         prompt_length: The number of first tokens that samples are given.
 
     Raises:
-        ValueError: If an argument is out of its domain, no file can be read, or fewer than three
-            different pieces are as long as a window.
+        ValueError: If an argument is out of its domain; and when the files are read, before
+            training, if none can be, or fewer than three different pieces are as long as a window.
     """
 
     def __init__(
@@ -131,16 +131,49 @@ class Midi(SequenceDataModule):
         self.length = voices * length
         self.hop = voices * hop
         self.prompt_length = voices * prompt_length
-        melodies = _load(Path(path), voices, track, None if cache is None else Path(cache))
+        self.path = Path(path)
+        self.track = track
+        self.val_fraction = val_fraction
+        self.cache = None if cache is None else Path(cache)
+
+    def prepare_data(self) -> None:
+        """Parse the files and cache their tokens; with several processes one does it first.
+
+        Raises:
+            ValueError: If no file can be read, or the pieces are too few or too short.
+        """
+        _ = self._pieces
+
+    @cached_property
+    def _pieces(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """The pieces of the three splits.
+
+        They are read when they are needed, so that a model can go on from notes that somebody types
+        in where its data set is not at hand.
+        """
+        melodies = _load(self.path, self.voices, self.track, self.cache)
         if melodies.corrupt:
             warnings.warn(
-                f"{len(melodies.corrupt)} file(s) of '{path}' cannot be read as MIDI and are left "
-                f"out: {'; '.join(melodies.corrupt[:3])}.",
+                f"{len(melodies.corrupt)} file(s) of '{self.path}' cannot be read as MIDI and are "
+                f"left out: {'; '.join(melodies.corrupt[:3])}.",
                 stacklevel=2,
             )
-        self.train_pieces, self.val_pieces, self.test_pieces = self._split(
-            melodies.pieces, val_fraction, path
-        )
+        return self._split(melodies.pieces)
+
+    @property
+    def train_pieces(self) -> list[np.ndarray]:
+        """The tokens of the pieces for training."""
+        return self._pieces[0]
+
+    @property
+    def val_pieces(self) -> list[np.ndarray]:
+        """The tokens of the pieces for validation."""
+        return self._pieces[1]
+
+    @property
+    def test_pieces(self) -> list[np.ndarray]:
+        """The tokens of the pieces for testing."""
+        return self._pieces[2]
 
     @cached_property
     def train_tokens(self) -> Int[Tensor, "N L"]:
@@ -232,11 +265,11 @@ class Midi(SequenceDataModule):
         return pianoroll_figure(tokens[:_SHOWN], voices=self.voices, prompt_length=prompt_length)
 
     def _split(
-        self, pieces: list[np.ndarray], val_fraction: float, path: str
+        self, pieces: list[np.ndarray]
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         # A piece under two names may not stand in two splits, and keeps its place among others.
         distinct = {hashlib.sha256(piece.tobytes()).digest(): piece for piece in pieces}
-        steps = self.length // self.voices
+        steps, path = self.length // self.voices, self.path
         long = [piece for _, piece in sorted(distinct.items()) if len(piece) >= self.length]
         rank_zero_info(
             f"'{path}': {len(long)} pieces; {len(pieces) - len(distinct)} more are repeated and "
@@ -255,7 +288,7 @@ class Midi(SequenceDataModule):
                 f"sixteenths, one for each split, got {len(long)} in '{path}'; give more files or "
                 "shorten the windows."
             )
-        held_out = max(1, round(val_fraction * len(long)))
+        held_out = max(1, round(self.val_fraction * len(long)))
         return long[2 * held_out :], long[:held_out], long[held_out : 2 * held_out]
 
 

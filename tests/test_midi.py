@@ -52,7 +52,18 @@ def tunes(tmp_path):
 def small(folder, **changes):
     """Return windows of 8 sixteenths, of which 2 are given."""
     arguments = {"length": 8, "prompt_length": 2, "batch_size": 2, "val_fraction": 0.2}
-    return Midi(str(folder), **{**arguments, **changes})
+    data = Midi(str(folder), **{**arguments, **changes})
+    data.prepare_data()
+    return data
+
+
+def test_notes_need_no_files(tmp_path):
+    """Without its files it still reads and writes notes, and says what is missing when asked."""
+    data = Midi(str(tmp_path / "nowhere"))
+    assert data.decode(data.encode("C4 - F#5")[None]) == ["C4 - F#5"]
+    for use in (data.prepare_data, data.train_dataloader):
+        with pytest.raises(ValueError, match="`path` must name an existing folder"):
+            use()
 
 
 # Tokens

@@ -87,7 +87,12 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     for model in (bar := tqdm(options.models or found)):
         bar.set_postfix_str(model)
-        if load_data(found[model]) is None:  # which warns what is missing
+        data = load_data(found[model])
+        assert data is not None
+        try:
+            data.prepare_data()
+        except ValueError as error:  # its data are not at hand
+            print(f"{model} is left out: {error}")
             continue
         cells = evaluate(
             [
