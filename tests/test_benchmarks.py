@@ -2,35 +2,32 @@
 
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from ddm import Absorbing, CostTable, ForwardProcess, OptimalSteps, Uniform
 from ddm.noise import Geometric, LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules.cost_table import Setting
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"num_times": 6, "pilot_times": 4}
 
 
 @pytest.fixture(autouse=True)
-def benchmarks(monkeypatch):
-    """Make the folder of the benchmarks importable, as it is for each of them; tables are small."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmarks"))
+def small(benchmarks, monkeypatch):
+    """Keep the cost tables small."""
     import kernel_gain
 
     monkeypatch.setattr(kernel_gain, "GRID", SMALL)
 
 
-def test_cells_are_measured_once(tmp_path, monkeypatch):
+def test_cells_are_measured_once(benchmarks):
     """After an interruption only what is missing is measured; other settings start again."""
-    import _cells
+    from _report import finish, resume
 
-    monkeypatch.setattr(_cells, "RESULTS", tmp_path)
     calls = []
 
     def cell(name, fails=False):
@@ -41,16 +38,14 @@ def test_cells_are_measured_once(tmp_path, monkeypatch):
 
     settings = {"seeds": 3}
     with pytest.raises(KeyboardInterrupt):
-        _cells.resume(
-            "study", settings, {"a": partial(cell, "a"), "bb": partial(cell, "bb", fails=True)}
-        )
+        resume("study", settings, {"a": partial(cell, "a"), "bb": partial(cell, "bb", fails=True)})
     cells = {name: partial(cell, name) for name in ("a", "bb")}
-    assert _cells.resume("study", settings, cells) == {"a": [1, "a"], "bb": [2, "bb"]}
+    assert resume("study", settings, cells) == {"a": [1, "a"], "bb": [2, "bb"]}
     assert calls == ["a", "bb", "bb"]
-    _cells.resume("study", {"seeds": 4}, cells)
+    resume("study", {"seeds": 4}, cells)
     assert calls == ["a", "bb", "bb", "a", "bb"]
-    _cells.finish("study")
-    assert not list(tmp_path.iterdir())
+    finish("study", {}, Figure())
+    assert {p.name for p in benchmarks.iterdir()} == {"study.json", "study.png"}
 
 
 def test_predicted_gain():

@@ -1,8 +1,6 @@
 """The benchmarks with exact laws: what they compute, and that they run."""
 
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,26 +10,7 @@ import exact
 from ddm.samplers import Analytic, Euler
 from ddm.schedules.schedule import read_json
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Make the folder of the benchmarks importable; return where they write in tests."""
-    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts" / "benchmarks"), *sys.path])
-    import _report
-
-    monkeypatch.setattr(_report, "RESULTS", tmp_path)
-    return tmp_path
-
-
-def test_cells_are_kept(folder):
-    """A finished cell is not measured again, unless the setting is another one."""
-    from _report import Cells
-
-    assert Cells("some", {"n": 1}).get("a", lambda: 1.5) == 1.5
-    assert Cells("some", {"n": 1}).get("a", lambda: 2.5) == 1.5
-    assert Cells("some", {"n": 2}).get("a", lambda: 2.5) == 2.5
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 @pytest.mark.parametrize("kernel", ["absorbing", "uniform", "gaussian"])
@@ -75,17 +54,17 @@ def test_klub_of_a_grid():
         assert gain(path) == pytest.approx(saved, rel=1e-9)
 
 
-def test_bound_vs_error_runs(folder, capsys):
+def test_bound_vs_error_runs(benchmarks, capsys):
     """The script writes what the report shows: ranks, regrets and a figure."""
     from bound_vs_error import OBJECTIVES, main
 
     joint = "repeated bit, flip 0.3"
     main(["--joints", joint, "--kernels", "uniform", "--num-steps", "2"])
-    found = read_json(folder / "bound_vs_error.json")["cells"][f"{joint}|uniform"]
+    found = read_json(benchmarks / "bound_vs_error.json")["cells"][f"{joint}|uniform"]
     for cell in found.values():
         assert set(cell["KL"]["rank"]) == set(OBJECTIVES)
         assert min(cell["KL"]["regret"].values()) >= 0
-    assert {p.name for p in folder.iterdir()} == {"bound_vs_error.json", "bound_vs_error.png"}
+    assert {p.name for p in benchmarks.iterdir()} == {"bound_vs_error.json", "bound_vs_error.png"}
 
 
 def test_hierarchy_elsewhere():
@@ -107,14 +86,14 @@ def test_hierarchy_elsewhere():
     assert compare(bits, (4,))["4"][SHORTEST] == pytest.approx(bits.total(128.0 - revealed))
 
 
-def test_hierarchy_elsewhere_runs(folder, capsys):
+def test_hierarchy_elsewhere_runs(benchmarks, capsys):
     """The script prints and writes the costs of all searches."""
     from hierarchy_elsewhere import SEARCHES, main
 
     main(["--problems", "constants for a line", "--num-steps", "2", "3"])
     printed = capsys.readouterr().out
     assert all(search in printed for search in SEARCHES)
-    assert {p.suffix for p in folder.iterdir()} == {".json", ".png"}
+    assert {p.suffix for p in benchmarks.iterdir()} == {".json", ".png"}
 
 
 def test_biased_draw():
@@ -136,13 +115,13 @@ def test_biased_draw():
     exact.assert_frequencies(np.array([jumps, num - jumps]), law)
 
 
-def test_ablations_run(folder, capsys, monkeypatch):
+def test_ablations_run(benchmarks, capsys, monkeypatch):
     """The script answers every question for every kernel, with few samples."""
     import ablations
 
     monkeypatch.setattr(ablations, "NUM_CALLS", (16,))
     few = ["--seeds=1", "--num-samples=8", "--num-grid-sequences=16", "--num-reference=16"]
     ablations.main(["--kernels", "absorbing", *few, "--num-sequences", "8", "16"])
-    tables = read_json(folder / "ablations.json")["tables"]["absorbing"]
+    tables = read_json(benchmarks / "ablations.json")["tables"]["absorbing"]
     assert set(tables) == set(ablations.QUESTIONS)
-    assert {p.suffix for p in folder.iterdir()} == {".json", ".png"}
+    assert {p.suffix for p in benchmarks.iterdir()} == {".json", ".png"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ddm.schedules.schedule import read_json, write_json
 
 import torch
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -44,30 +46,40 @@ def save(name: str, content: dict[str, Any], seed: int | None = None) -> Path:
     return path
 
 
-class Cells:
-    """Finished cells of a benchmark; on disk, so that an interrupted run goes on where it stopped.
+def resume(
+    name: str, settings: Mapping[str, Any], cells: Mapping[str, Callable[[], Any]]
+) -> dict[str, Any]:
+    """Measure what has not been measured yet, in order, and return these cells by key.
+
+    An interrupted run goes on where it stopped, until `finish`.
 
     Args:
-        name: Name of the benchmark, of its results and of the file beside them.
-        setting: What the cells depend on; cells of another setting are measured again.
+        name: Name of the benchmark.
+        settings: What cells depend on; those measured with other settings are forgotten.
+        cells: How to measure every cell, as numbers, strings, lists and dictionaries.
     """
+    path = part_file(name)
+    # What is returned must not depend on whether it was read from the file.
+    content: dict[str, Any] = {"settings": json.loads(json.dumps(settings)), "cells": {}}
+    if path.exists():
+        kept = read_json(path)
+        if kept["settings"] == content["settings"]:
+            content = kept
+    for key, measure in (bar := tqdm(cells.items(), desc=name)):
+        bar.set_postfix_str(key)
+        if key not in content["cells"]:
+            content["cells"][key] = json.loads(json.dumps(measure()))
+            write_json(path, content)
+    return {key: content["cells"][key] for key in cells}
 
-    def __init__(self, name: str, setting: dict[str, Any]) -> None:
-        self.name = name
-        self.setting = setting
-        self.path = RESULTS / f"{name}.part.json"
-        kept = read_json(self.path) if self.path.exists() else {}
-        self.done: dict[str, Any] = kept["cells"] if kept.get("setting") == setting else {}
 
-    def get(self, key: str, measure: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Return a cell; measure it, and write the file, if it is not there."""
-        if key not in self.done:
-            self.done[key] = measure()
-            write_json(self.path, {"setting": self.setting, "cells": self.done})
-        return self.done[key]
+def finish(name: str, content: dict[str, Any], figure: Figure, seed: int | None = None) -> None:
+    """Write the results and their figure; the cells that `resume` kept have done their duty."""
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
+    save(name, content, seed)
+    part_file(name).unlink(missing_ok=True)
 
-    def finish(self, content: dict[str, Any], figure: Figure, seed: int | None = None) -> None:
-        """Write the results and the figure; the cells have done their duty."""
-        figure.savefig(RESULTS / f"{self.name}.png", dpi=120)
-        save(self.name, {"setting": self.setting, **content}, seed)
-        self.path.unlink(missing_ok=True)
+
+def part_file(name: str) -> Path:
+    """Return where the finished cells of an unfinished run are."""
+    return RESULTS / f"{name}.part.json"

@@ -31,11 +31,10 @@ from ddm.schedules import SamplingSchedule
 
 import numpy as np
 import torch
-from _report import Cells
+from _report import finish, resume
 from exact_chains import discretised_gaussian
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 VOCAB_SIZE, LENGTH, SMOOTHING = 8, 32, 0.002
 KERNELS: dict[str, Callable[[int], Kernel]] = {
@@ -318,19 +317,19 @@ def main(args: Sequence[str] | None = None) -> None:
     add("--num-grid-sequences", type=int, default=96, help="sequences for the study of grids")
     add("--num-reference", type=int, default=384, help="sequences for the table that judges")
     options = parser.parse_args(args)
-    setting = {k: v for k, v in vars(options).items() if k not in ("kernels", "seeds")}
-    cells = Cells("ablations", setting)
-    cases = list(product(options.kernels, QUESTIONS, range(options.seeds)))
-    found: dict[str, dict[str, list[dict[str, dict[str, float]]]]] = {}
-    for kernel, question, seed in (bar := tqdm(cases, desc="cells")):
-        bar.set_postfix_str(f"{kernel}, {question}, seed {seed}")
-        measure = partial(QUESTIONS[question], kernel, seed, options)
-        cell = cells.get(f"{kernel}|{question}|{seed}", measure)
-        found.setdefault(kernel, {}).setdefault(question, []).append(cell)
-    tables = {
-        kernel: over_best({question: summary(seeds) for question, seeds in questions.items()})
-        for kernel, questions in found.items()
+    settings = {k: v for k, v in vars(options).items() if k not in ("kernels", "seeds")}
+    measures = {
+        f"{kernel}|{question}|{seed}": partial(QUESTIONS[question], kernel, seed, options)
+        for kernel, question, seed in product(options.kernels, QUESTIONS, range(options.seeds))
     }
+    cells = resume("ablations", settings, measures)
+    tables: dict[str, dict[str, Table]] = {}
+    for kernel in options.kernels:
+        found = {
+            question: [cells[f"{kernel}|{question}|{seed}"] for seed in range(options.seeds)]
+            for question in QUESTIONS
+        }
+        tables[kernel] = over_best({question: summary(rows) for question, rows in found.items()})
     for kernel, questions in tables.items():
         for question, rows in questions.items():
             print(f"\n{kernel}, {question}: mean +- s.e. over seeds, by N")
@@ -342,8 +341,8 @@ def main(args: Sequence[str] | None = None) -> None:
         for v, jump in product((32, 4096, 50257), (0.1, 0.01, 0.001))
     }
     print("\nchance of a jump under the biased draw:", jumps)
-    content = {"tables": tables, "biased_jumps": jumps}
-    cells.finish(content, draw_figure(tables), seed=options.seeds)
+    content = {"settings": settings, "tables": tables, "biased_jumps": jumps}
+    finish("ablations", content, draw_figure(tables), seed=options.seeds)
 
 
 if __name__ == "__main__":

@@ -36,12 +36,11 @@ from ddm.schedules.step_cost import blind_errors, judged
 
 import numpy as np
 import torch
-from _report import Cells
+from _report import finish, resume
 from matplotlib.figure import Figure
 from regret import KERNELS, Enumerated, joints, product_law
 from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm import tqdm
 
 GRID = tuple(float((k / 13) ** 1.5) for k in range(14))
 NUM_STEPS = (2, 3, 4)
@@ -50,7 +49,7 @@ SAMPLERS: dict[str, Sampler] = {
     "Euler": Euler(),
     "TauLeaping": TauLeaping(),
 }
-OBJECTIVES = ("CDE", "step cost", "weighted", "KLUB", "KLUB, printed", "path KLUB")
+OBJECTIVES = ("CDE", "weighted CDE", "step cost", "weighted", "KLUB", "KLUB, printed", "path KLUB")
 ERRORS = ("KL", "TV")
 GAMMA = 0.75
 
@@ -246,6 +245,7 @@ def study(
         costs = cde + world.misfit(sampler)
         tables = {
             "CDE": cde,
+            "weighted CDE": cde * weights,
             "step cost": costs,
             "weighted": costs * weights,
             "path KLUB": path_klub,
@@ -343,18 +343,18 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
     parser.add_argument("--num-steps", nargs="+", type=int, default=list(NUM_STEPS))
     options = parser.parse_args(args)
-    cells = Cells("bound_vs_error", {"grid": GRID, "num_steps": options.num_steps})
-    cases = list(product(options.joints, options.kernels))
-    rows: dict[str, dict[str, Any]] = {}
-    for name, kernel in (bar := tqdm(cases, desc="joints and kernels")):
-        bar.set_postfix_str(f"{name}, {kernel}")
-        measure = partial(study, kernel, laws()[name], GRID, options.num_steps)
-        rows[f"{name}|{kernel}"] = cells.get(f"{name}|{kernel}", measure)
+    settings = {"grid": GRID, "num_steps": options.num_steps}
+    measures = {
+        f"{name}|{kernel}": partial(study, kernel, laws()[name], GRID, options.num_steps)
+        for name, kernel in product(options.joints, options.kernels)
+    }
+    rows = resume("bound_vs_error", settings, measures)
     table = summary(rows)
     for key, values in table.items():
         print(key, " ".join(f"{name}: {a:.3f}/{b:.3f}" for name, (a, b) in values.items()))
-    judged_cells = {key: {n: judge(row) for n, row in cell.items()} for key, cell in rows.items()}
-    cells.finish({"median_worst": table, "cells": judged_cells}, draw(rows))
+    cells = {key: {n: judge(row) for n, row in cell.items()} for key, cell in rows.items()}
+    content = {"settings": settings, "median_worst": table, "cells": cells}
+    finish("bound_vs_error", content, draw(rows))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,10 @@ from itertools import pairwise
 from ddm.schedules import Hierarchy, Split, golden_section, loss_curve_costs, shortest_paths
 
 import numpy as np
-from _report import Cells
+from _report import finish, resume
 from matplotlib.figure import Figure
 from scipy.integrate import cumulative_trapezoid
 from scipy.stats import binom
-from tqdm import tqdm
 
 NUM_STEPS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 USUAL, GREEDY, GOLDEN, FIRST, SHORTEST = SEARCHES = (
@@ -274,17 +273,17 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--num-steps", nargs="+", type=int, default=list(NUM_STEPS))
     options = parser.parse_args(args)
-    cells = Cells("hierarchy_elsewhere", {"num_steps": options.num_steps})
-    rows = {
-        name: cells.get(name, partial(compare, PROBLEMS[name](), options.num_steps))
-        for name in tqdm(options.problems, desc="problems")
+    settings = {"num_steps": options.num_steps}
+    measures = {
+        name: partial(compare, PROBLEMS[name](), options.num_steps) for name in options.problems
     }
+    rows = resume("hierarchy_elsewhere", settings, measures)
     for name, row in rows.items():
         print(f"\n{name}: cost over the least known")
         for search in SEARCHES:
             ratios = (f"N={n}: {costs[search] / costs['least']:.3f}" for n, costs in row.items())
             print(f"{search:24s}", "  ".join(ratios))
-    cells.finish({"costs": rows}, draw(rows))
+    finish("hierarchy_elsewhere", {"settings": settings, "costs": rows}, draw(rows))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ from ddm.schedules import SamplingSchedule
 
 import numpy as np
 import torch
-from _cells import finish, resume
-from _report import RESULTS, save
+from _report import finish, resume
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -220,10 +219,8 @@ def main() -> None:
         mine = [gains[k][n] for k, c in cells.items() if c["dependent"] and k.startswith(kernel)]
         rank.setdefault(kernel, {})[n] = float(spearmanr(*zip(*mine, strict=True)).statistic)
     print("rank correlation of predicted and measured gain:", rank)
-    draw(cells).savefig(RESULTS / "kernel_gain.png", dpi=120)
     content = {"settings": settings, "rank_correlation": rank, "gains": gains, "cells": cells}
-    save("kernel_gain", content, seed=0)
-    finish("kernel_gain")
+    finish("kernel_gain", content, draw(cells), seed=0)
 
 
 if __name__ == "__main__":

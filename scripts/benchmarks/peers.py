@@ -34,8 +34,7 @@ from ddm.schedules import SamplingSchedule
 
 import numpy as np
 import torch
-from _cells import finish, resume
-from _report import RESULTS, save
+from _report import finish, resume
 from kernel_gain import LENGTH, VOCAB_SIZE, Chain, chains, exact, table_of
 from matplotlib.figure import Figure
 from schedule_speed import Timed
@@ -274,7 +273,7 @@ def main() -> None:
         "versions": {PACKAGES[p]: version(PACKAGES[p]) for p in PACKAGES if p in there}
     }
     grids = resume(
-        "peers_grids",
+        "peers",
         settings,
         {name: partial(optimal, KERNELS[name], chain, options.num_data) for name in KERNELS},
     )
@@ -308,10 +307,8 @@ def main() -> None:
             numbers += f"  {1e3 * row['seconds'][0]:.3f} ms per sample, "
             numbers += f"{1e3 * row['overhead'][0]:.3f} outside of the network"
         print(f"{key:48s} {numbers}")
-    draw(rows).savefig(RESULTS / "peers.png", dpi=120)
-    save("peers", {"settings": settings, "grids": grids, "rows": rows}, seed=0)
-    finish("peers_grids")
-    finish("peers")
+    content = {"settings": settings, "grids": grids, "rows": rows}
+    finish("peers", content, draw(rows), seed=0)
 
 
 if __name__ == "__main__":

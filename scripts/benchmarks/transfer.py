@@ -32,8 +32,7 @@ from ddm.schedules.optimal_steps import pilot_grid
 
 import numpy as np
 import torch
-from _cells import finish, resume
-from _report import RESULTS, save
+from _report import finish, resume
 from kernel_gain import LENGTH, VOCAB_SIZE, Chain, chains, exact, table_of, violations
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
@@ -276,9 +275,7 @@ def main() -> None:
         else:
             for key, cell in cells.items():
                 show(key, cell, 100.0, 1)
-    draw(result).savefig(RESULTS / "transfer.png", dpi=120)
-    save("transfer", {"settings": vars(options), **result}, seed=0)
-    finish("transfer")
+    finish("transfer", {"settings": vars(options), **result}, draw(result), seed=0)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ from ddm.schedules import JumpYourSteps, SamplingSchedule, ScheduleOptimizer
 
 import numpy as np
 import torch
-from _cells import finish, resume
-from _report import RESULTS, save
+from _report import finish, resume
 from kernel_gain import KERNELS, LENGTH, VOCAB_SIZE, chains, exact, table_of, violations
 from matplotlib.figure import Figure
 from schedule_speed import Timed
@@ -218,10 +217,10 @@ def main() -> None:
             )
         elif key.startswith("scatter"):
             print(f"{key:36s} cost of uniform steps {cell['uniform']:.3f} nats")
-            for size in (str(size) for size in SIZES if str(size) in cell):
-                mean, worst = np.mean(cell[size]["costs"]), max(cell[size]["costs"])
-                std = cell[size]["std"]
-                print(f"{size:>36s} std {std:.4f}, cost {mean:.3f} nats, worst {worst:.3f}")
+            for size in (size for size in SIZES if str(size) in cell):
+                costs, std = cell[str(size)]["costs"], cell[str(size)]["std"]
+                mean, worst = np.mean(costs), max(costs)
+                print(f"{size:36d} std {std:.4f}, cost {mean:.3f} nats, worst {worst:.3f}")
     middle = cells["cost/4 x 128/uniform/OptimalSteps"]
     calls, overhead = 96, 1 + middle["search"] / middle["network"]
     optimisation = calls * options.num_data * overhead
@@ -234,12 +233,9 @@ def main() -> None:
                 f"{kernel:10s} {n:>2s} uniform steps = {row['instead']:2d} optimal, pays after "
                 f"{samples:,.0f} samples, broken {row['uniform']:.4f} -> {row['optimal']:.4f}"
             )
-    draw(cells, middle["seconds_per_row"], optimisation).savefig(
-        RESULTS / "worth_its_cost.png", dpi=120
-    )
     content = {"settings": vars(options), "break_even": pays, "cells": cells}
-    save("worth_its_cost", content, seed=0)
-    finish("worth_its_cost")
+    figure = draw(cells, middle["seconds_per_row"], optimisation)
+    finish("worth_its_cost", content, figure, seed=0)
 
 
 if __name__ == "__main__":
