@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,9 +26,6 @@ from ddm.kernels import Absorbing, DenseKernel, Kernel
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, PredictorCorrector, Sampler
 from ddm.samplers.sampler import CHUNK
-
-HEDGE = 0.5
-"""Share of the analytic law that another law is mixed with, see `Hedged`."""
 
 LARGEST_WEIGHT = 10.0
 """Largest weight of a token in the estimate of `still_seen`."""
@@ -61,35 +58,19 @@ class StepCosts:
         )
 
 
-class Hedged(Sampler):
-    """A sampler whose law is mixed with the analytic one, to judge it by.
-
-    With rates frozen over a long step a token may have no chance to stay where it is, or one of
-    e^-80. The divergence is then infinite, for every schedule of a few steps, and ranks none of
-    them. Most of it does not matter: at t = 1 the state that a token leaves is noise. The
-    divergence of the mixture, as in the Jensen-Shannon divergence, is at most log(1 / HEDGE)
-    nats per token above the analytic law's; a small share would let it rule the schedule.
-
-    Args:
-        sampler: The sampler to judge.
-    """
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-
-    def law(
-        self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B L K"]:
-        """Return the mixture."""
-        return torch.lerp(self.sampler.law(predictions, s), predictions[-1].bridge(s), HEDGE)
-
-
 def judged(sampler: Sampler) -> Sampler:
-    """Return the sampler that states what a step of `sampler` costs, without infinite costs."""
+    """Return the sampler that states what a step of `sampler` costs.
+
+    A law with rates frozen over the step is no objective: after a long step a token may have no
+    chance to be where the data are, which costs infinitely much and matters little, since at t = 1
+    the state that a token leaves is noise. Mixed with the analytic law its cost is finite and still
+    ranks schedules by the misfit of single tokens, most of which later steps repair; the cost of
+    the analytic step ranks them as their errors do (scripts/benchmarks/bound_vs_error.py).
+    """
     if isinstance(sampler, PredictorCorrector):
         return judged(sampler.predictor)
     by_its_law = type(sampler).step_cost is Sampler.step_cost
-    return Hedged(sampler) if by_its_law else sampler
+    return Analytic() if by_its_law else sampler
 
 
 def excess(
@@ -99,8 +80,7 @@ def excess(
 
     What a step loses against its own refinement on the grid: >= 0 in the mean and, for an exact
     denoiser and the analytic sampler on a fine grid, the conditional total correlation that the
-    step destroys. Other samplers also lose by the law of single tokens; on a fine grid they all
-    become the analytic one.
+    step destroys.
 
     Args:
         nats: Costs of all steps.
@@ -127,13 +107,13 @@ def measure_step_costs(
 
     One forward path per sequence serves all times; the network is called once per time and
     batch, and the cost of every landing time follows by algebra, in float64 and in pieces that
-    bound the memory. The sum of C along a schedule is the NELBO of this sampler with this
-    schedule, exactly. Under `torch.distributed` every process measures its own sequences and gets
-    the costs of all; the call is collective.
+    bound the memory. The sum of C along a schedule is the NELBO of the sampler that states C, with
+    this schedule, exactly. Under `torch.distributed` every process measures its own sequences and
+    gets the costs of all; the call is collective.
 
     Args:
         denoiser: The model.
-        sampler: The sampler that will be run; it states the cost of its step.
+        sampler: The sampler that will be run; `judged` says whose step is measured.
         x_0: Data tokens.
         times: Increasing grid from 0 to 1.
         prompt_mask: Positions that are given: they stay clean and cost nothing.
