@@ -6,7 +6,7 @@ samples) and total variation. Nothing is sampled. The objectives, exact and to b
 
 - "CDE": conditional total correlations of the true x_s given x_t, summed over the steps: the excess
   cost of analytic steps. With the analytic sampler it is the bound itself.
-- "weighted CDE": every step weighted by the retention r^0.75 where it lands, as in `OptimalSteps`.
+- "weighted CDE": every step weighted by the retention r^0.7 where it lands, as in `OptimalSteps`.
 - "own law": CDE plus what the sampler's law of single tokens loses, as divergence from its mixture
   with the analytic law in equal parts; without the mixture it would often be infinite.
 - "weighted own law": the same with weights.
@@ -34,7 +34,6 @@ from ddm.denoisers import Prediction, times_like
 from ddm.samplers import Analytic, Euler, Sampler, TauLeaping
 from ddm.schedules import KLUB, Hierarchy, Split, StepCosts
 from ddm.schedules.optimal_steps import retention
-from ddm.schedules.step_cost import blind_errors
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ OBJECTIVES = (
     "path KLUB",
 )
 ERRORS = ("KL", "TV")
-GAMMA = 0.75
+GAMMA = 0.7
 
 
 def laws() -> dict[str, Tensor]:
@@ -154,12 +153,7 @@ class World(Enumerated):
         """Return retention^gamma at the times of the grid, measured on a finer one."""
         cells = [np.linspace(s, t, refinement + 1)[:-1] for s, t in pairwise(self.grid)]
         times = torch.from_numpy(np.append(np.concatenate(cells), self.grid[-1]))
-        errors = torch.stack(
-            [
-                self.marginal(float(t)) @ blind_errors(self.prediction(float(t)), s)
-                for s, t in pairwise(times)
-            ]
-        )
+        errors = self.errors(times)
         # What a token drawn blindly forgets needs no costs.
         nats = torch.zeros(1, len(times), len(times), dtype=torch.float64)
         costs = StepCosts(times, nats, torch.zeros_like(errors[None]), errors[None], 0)

@@ -129,6 +129,20 @@ class Enumerated:
             out = torch.tensordot(one_token, out, ([1], [i])).movedim(0, i)
         return out.reshape(f.shape)
 
+    def errors(self, times: Tensor) -> Tensor:
+        """Return the errors of a cost table on an increasing grid, (M, 2); see `StepCosts`."""
+        found = torch.zeros(len(times) - 1, 2, dtype=torch.float64)
+        if isinstance(self.process.kernel, Absorbing):
+            return found  # nothing is repaired
+        for i in range(1, len(times)):
+            t, below = float(times[i]), float(times[max(i - 1, 1)])  # whose context sees the error
+            ratio, before = blind_ratio(self.prediction(t), times[i - 1])
+            seen = still_seen(
+                sign_test(self.prediction(below), times[i - 1]), self.mean(ratio, t, below)
+            )
+            found[i - 1] = torch.stack([self.marginal(t) @ before, self.marginal(below) @ seen])
+        return found
+
     def step(self, law: Tensor, t: float, s: float) -> Tensor:
         """Return the law after one analytic step, (S,)."""
         p = self.prediction(t)
@@ -201,9 +215,8 @@ class ExactSteps(OptimalSteps):
         size, length = self.world.states.shape
         vocab_size = self.world.process.kernel.vocab_size
         nats = torch.zeros(len(times), len(times), dtype=torch.float64)
-        analytic, errors = torch.zeros(2, len(times) - 1, 2, dtype=torch.float64)
+        analytic = torch.zeros(len(times) - 1, 2, dtype=torch.float64)
         token = torch.arange(vocab_size).repeat(size * length)
-        repairs = not isinstance(self.world.process.kernel, Absorbing)
         for i in range(1, len(times)):
             t = float(times[i])
             p, marginal = self.world.prediction(t), self.world.marginal(t)
@@ -220,12 +233,7 @@ class ExactSteps(OptimalSteps):
             nats[i, :i] = cost @ weight[live]
             near = nats[i, max(0, i - 2) : i].flip(0)
             analytic[i - 1, : len(near)] = near
-            if repairs:
-                s = float(times[max(i - 1, 1)])  # whose context sees the errors below
-                ratio, before = blind_ratio(p, times[i - 1])
-                test = sign_test(self.world.prediction(s), times[i - 1])
-                seen = still_seen(test, self.world.mean(ratio, t, s))
-                errors[i - 1] = torch.stack([marginal @ before, self.world.marginal(s) @ seen])
+        errors = self.world.errors(times)
         self.world._said.clear()
         # Copies stand for sequences; half of them are "held out".
         nats, analytic, errors = (x.expand(4, *x.shape) for x in (nats, analytic, errors))
