@@ -500,10 +500,16 @@ def test_published_grid_of_parity_checks():
     assert tokens_revealed(loss, 4) == [0, 32, 34, 38, 64]
 
 
-@pytest.mark.parametrize("kernel", [Uniform(V), Gaussian(V)], ids=lambda k: type(k).__name__)
-@pytest.mark.parametrize("sampler", [Euler(), TauLeaping()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    ("sampler", "kernel"),
+    [(Euler(), Uniform(V)), (Euler(), Gaussian(V)), (TauLeaping(), Uniform(V))],
+    ids=lambda part: type(part).__name__,
+)
 def test_laws_of_frozen_rates(kernel, sampler):
-    """Judged by the analytic step, their schedules beat uniform ones by exact terminal KL."""
+    """Judged by the analytic step, their schedules beat uniform ones by exact terminal KL.
+
+    Not promised of tau-leaping with ordinal tokens, see docs/schedules.md.
+    """
     law = torch.lerp(torch.full((V, V), 1 / V**2), torch.eye(V) / V, 0.9).double()
     law = law / law.sum()
     denoiser, generator = denoiser_of(kernel, law), torch.Generator().manual_seed(0)
