@@ -106,10 +106,11 @@ def test_clocks():
     np.testing.assert_allclose(left[1], left[0], atol=2e-2)
 
 
-def test_transfer_runs():
+def test_transfer_runs(monkeypatch):
     """Small cells have the keys that the figure asks for."""
     import transfer
 
+    monkeypatch.setattr(transfer, "NUM_STEPS", (8,))
     chain = transfer.chains()[transfer.RIGID]
     places = {
         name: partial(transfer.place, kernel, LogLinear(), chain, 8)

@@ -54,15 +54,16 @@ def test_klub_of_a_grid():
         assert gain(path) == pytest.approx(saved, rel=1e-9)
 
 
-def test_bound_vs_error_runs(benchmarks, capsys):
+def test_bound_vs_error_runs(benchmarks, monkeypatch):
     """The script writes what the report shows: ranks, regrets and a figure."""
-    from bound_vs_error import OBJECTIVES, main
+    import bound_vs_error
 
+    monkeypatch.setattr(bound_vs_error, "GRID", (0.0, 0.1, 0.3, 0.6, 1.0))
     joint = "repeated bit, flip 0.3"
-    main(["--joints", joint, "--kernels", "uniform", "--num-steps", "2"])
+    bound_vs_error.main(["--joints", joint, "--kernels", "uniform", "--num-steps", "2"])
     found = read_json(benchmarks / "bound_vs_error.json")["cells"][f"{joint}|uniform"]
     for cell in found.values():
-        assert set(cell["KL"]["rank"]) == set(OBJECTIVES)
+        assert set(cell["KL"]["rank"]) == set(bound_vs_error.OBJECTIVES)
         assert min(cell["KL"]["regret"].values()) >= 0
     assert {p.name for p in benchmarks.iterdir()} == {"bound_vs_error.json", "bound_vs_error.png"}
 
@@ -115,13 +116,15 @@ def test_biased_draw():
     exact.assert_frequencies(np.array([jumps, num - jumps]), law)
 
 
-def test_ablations_run(benchmarks, capsys, monkeypatch):
+def test_ablations_run(benchmarks, monkeypatch):
     """The script answers every question for every kernel, with few samples."""
     import ablations
 
-    monkeypatch.setattr(ablations, "NUM_CALLS", (16,))
-    few = ["--seeds=1", "--num-samples=8", "--num-grid-sequences=16", "--num-reference=16"]
-    ablations.main(["--kernels", "absorbing", *few, "--num-sequences", "8", "16"])
+    few = {"NUM_CALLS": (16,), "GAMMAS": (0.75,), "NUM_STEPS": (4, 16), "NUM_STEPS_DRAWN": (2,)}
+    for name, values in few.items():
+        monkeypatch.setattr(ablations, name, values)
+    sizes = ["--seeds=1", "--num-samples=8", "--num-grid-sequences=8", "--num-reference=8"]
+    ablations.main(["--kernels", "absorbing", *sizes, "--num-sequences", "8"])
     tables = read_json(benchmarks / "ablations.json")["tables"]["absorbing"]
     assert set(tables) == set(ablations.QUESTIONS)
     assert {p.suffix for p in benchmarks.iterdir()} == {".json", ".png"}
