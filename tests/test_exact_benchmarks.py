@@ -120,7 +120,7 @@ def test_ablations_run(benchmarks, monkeypatch):
     """The script answers every question for every kernel, with few samples."""
     import ablations
 
-    few = {"NUM_CALLS": (16,), "GAMMAS": (0.75,), "NUM_STEPS": (4, 16), "NUM_STEPS_DRAWN": (2,)}
+    few = {"NUM_CALLS": (16,), "GAMMAS": (0.7,), "NUM_STEPS": (4, 16), "NUM_STEPS_DRAWN": (2,)}
     for name, values in few.items():
         monkeypatch.setattr(ablations, name, values)
     sizes = ["--seeds=1", "--num-samples=8", "--num-grid-sequences=8", "--num-reference=8"]

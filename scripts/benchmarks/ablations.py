@@ -42,7 +42,7 @@ KERNELS: dict[str, Callable[[int], Kernel]] = {
     "uniform": Uniform,
     "gaussian": discretised_gaussian,
 }
-GAMMAS = (0.0, 0.5, 0.75, 1.0, 2.0, 4.0)
+GAMMAS = (0.0, 0.5, 0.7, 1.0, 2.0, 4.0)
 NUM_CALLS = (16, 24, 48, 96)
 NUM_SEQUENCES = (16, 64, 256, 1024)
 NUM_STEPS = (4, 8, 16)
