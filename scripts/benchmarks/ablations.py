@@ -301,9 +301,9 @@ def draw_figure(tables: dict[str, dict[str, Table]]) -> Figure:
         grid_axes.set(xlabel="network calls of the table", ylabel="cost over the best variant, %")
         for axes in (gamma_axes, grid_axes, size_axes):
             axes.spines[["top", "right"]].set_visible(False)
-    for axes, place in zip(panels[0], ("left", "right"), strict=False):
-        lines = axes.get_legend_handles_labels()
-        figure.legend(*lines, loc=f"outside lower {place}", ncols=3, frameon=False)
+    left, right = (axes.get_legend_handles_labels() for axes in panels[0, :2])
+    figure.legend(*left, loc="outside lower left", ncols=3, frameon=False)
+    figure.legend(*right, loc="outside lower right", ncols=3, frameon=False)
     return figure
 
 
