@@ -72,13 +72,11 @@ def exact(kernel: Kernel, noise: NoiseSchedule, chain: Chain) -> MarkovChainDeno
     return MarkovChainDenoiser(ForwardProcess(kernel, noise), *chain)
 
 
-def table_of(
-    denoiser: Denoiser, chain: Chain, num_data: int, seed: int, sampler: Sampler | None = None
-) -> CostTable:
+def table_of(denoiser: Denoiser, chain: Chain, num_data: int, seed: int) -> CostTable:
     """Return a cost table from fresh sequences of a chain."""
     generator = torch.Generator().manual_seed(seed)
     x_0 = sample_chain(*chain, num_data, LENGTH, generator)
-    return OptimalSteps(**GRID).table(denoiser, sampler or Analytic(), x_0, generator=generator)
+    return OptimalSteps(**GRID).table(denoiser, Analytic(), x_0, generator=generator)
 
 
 def violations(
