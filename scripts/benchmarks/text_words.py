@@ -26,7 +26,16 @@ from sample import load_schedule
 from train import main as train
 
 
-def scores(tokens: Tensor, data: Text) -> dict[str, float]:
+def english(dictionary: Path) -> set[str]:
+    """Return the words of a list, one per line, without names, abbreviations and single letters."""
+    words = dictionary.read_text(encoding="utf-8").split()
+    return {word for word in words if word.isalpha() and word.islower() and len(word) > 1} | {
+        "a",
+        "i",
+    }
+
+
+def scores(tokens: Tensor, data: Text, dictionary: set[str]) -> dict[str, float]:
     """Return the shares of known words and the entropy of the characters."""
     held_out = data.held_out_words
     everything = held_out.union(split_words(data.decode(data.train_stream[None])[0]))
@@ -36,6 +45,8 @@ def scores(tokens: Tensor, data: Text) -> dict[str, float]:
         "all words of 4 letters or more": WordShare(everything, data.decode, min_length=4),
         "entropy": UnigramEntropy(),
     }
+    if dictionary:
+        metrics["English words"] = WordShare(dictionary, data.decode)
     for metric in metrics.values():
         metric.update(tokens)
     return {name: float(metric.compute()) for name, metric in metrics.items()}
@@ -48,7 +59,14 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, default=128)
     parser.add_argument("--num-samples", type=int, default=128, help="samples per seed")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--dictionary",
+        type=Path,
+        default=Path("/usr/share/dict/american-english"),
+        help="list of English words (default: that of Debian's wamerican, if it is installed)",
+    )
     options = parser.parse_args()
+    dictionary = english(options.dictionary) if options.dictionary.is_file() else set()
     seconds, checkpoint = None, options.checkpoint
     if checkpoint is None:
         begin = time.monotonic()
@@ -65,10 +83,10 @@ def main() -> None:
     for seed in range(options.seeds):
         generator = torch.Generator().manual_seed(seed)
         samples = module.sample(options.num_samples, schedule, generator=generator, progress=True)
-        rows["model"].append(scores(samples.tokens, data))
+        rows["model"].append(scores(samples.tokens, data, dictionary))
         trigrams = trigram_sample(text, options.num_samples, data.length, generator)
-        rows["trigram model"].append(scores(trigrams, data))
-    rows["held-out text"] = [scores(data.val_tokens.long(), data)]
+        rows["trigram model"].append(scores(trigrams, data, dictionary))
+    rows["held-out text"] = [scores(data.val_tokens.long(), data, dictionary)]
     print(*data.decode(samples.tokens[:4]), sep="\n" + 72 * "-" + "\n")
     results = {
         name: {key: float(np.mean([row[key] for row in values])) for key in values[0]}

@@ -1,7 +1,7 @@
 """Do the schedules help trained networks? The shipped models, on the metrics of their data.
 
-Runs scripts/evaluate.py on every checkpoint of checkpoints/ whose data are at hand: uniform,
-cosine, JYS and optimal schedules from the same initial noise, 3 seeds. The optimal schedules are
+Runs scripts/evaluate.py on checkpoints of checkpoints/ whose data are at hand: uniform, cosine,
+JYS and optimal schedules from the same initial noise, 3 seeds. The optimal schedules are
 those beside the checkpoints. Prints tables, draws one panel per model and writes
 docs/results/trained_models.{json,png}. Finished cells are kept in runs/, so an interrupted run goes
 on where it stopped.
@@ -79,13 +79,18 @@ def draw(results: Mapping[str, list[dict[str, Any]]]) -> Figure:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--models", nargs="+", help="names in checkpoints/ (default: all)")
-    parser.add_argument("--num-samples", type=int, default=256, help="samples per cell")
-    parser.add_argument("--num-sequences", type=int, default=128, help="for the search of JYS")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["countdown"],
+        help="names in checkpoints/ (default: countdown)",
+    )
+    parser.add_argument("--num-samples", type=int, default=128, help="samples per cell")
+    parser.add_argument("--num-sequences", type=int, default=48, help="for the search of JYS")
     options = parser.parse_args()
     found = {path.stem: path for path in sorted((ROOT / "checkpoints").glob("*.ckpt"))}
     results: dict[str, list[dict[str, Any]]] = {}
-    for model in (bar := tqdm(options.models or found)):
+    for model in (bar := tqdm(options.models)):
         bar.set_postfix_str(model)
         data = load_data(found[model])
         assert data is not None
