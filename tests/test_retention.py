@@ -11,10 +11,14 @@ from ddm.denoisers import ExactDenoiser, times_like
 from ddm.kernels import Absorbing, Uniform
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
-from ddm.samplers import Analytic
-from ddm.schedules import StepCosts, measure_step_costs
-from ddm.schedules.optimal_steps import retention
-from ddm.schedules.step_cost import LARGEST_WEIGHT, blind_ratio, sign_test, still_seen
+from ddm.schedules import measure_step_costs
+from ddm.schedules.retention import (
+    LARGEST_WEIGHT,
+    blind_ratio,
+    retention,
+    sign_test,
+    still_seen,
+)
 
 FORGETFUL = [kernel for kernel in KERNELS if not isinstance(kernel, Absorbing)]
 TIMES = torch.linspace(0, 1, 13, dtype=torch.float64) ** 2
@@ -44,10 +48,7 @@ def exact_errors(process, joint, times=TIMES):
 
 def exact_retention(process, joint, times=TIMES):
     """Return the exact retention at `times`."""
-    errors = exact_errors(process, joint, times)
-    cells = torch.zeros(1, len(times) - 1, 2, dtype=torch.float64)
-    nats = torch.zeros(1, len(times), len(times), dtype=torch.float64)
-    return retention(StepCosts(times, nats, cells, errors[None], 0))
+    return retention(exact_errors(process, joint, times)[None])
 
 
 def blind_laws(process, joint, t):
@@ -158,9 +159,9 @@ def test_measured(kernel):
     process, joint = ForwardProcess(kernel, LogLinear()), exact.random_joint(3, 2)
     index = torch.multinomial(joint.flatten(), 4000, replacement=True, generator=exact.seeded())
     x_0, denoiser = exact.sequences(3, 2)[index], ExactDenoiser(process, joint)
-    costs = measure_step_costs(denoiser, Analytic(), x_0, TIMES, generator=exact.seeded())
+    costs = measure_step_costs(denoiser, x_0, TIMES, generator=exact.seeded())
     if isinstance(kernel, Absorbing):
-        assert (retention(costs) == 1).all()
+        assert (retention(costs.errors) == 1).all()
     else:
         error = costs.errors.std(0) / len(x_0) ** 0.5
         expected = exact_errors(process, joint)

@@ -42,6 +42,7 @@ from ddm.samplers import (
 )
 from ddm.samplers import sampler as sampler_module
 from ddm.schedules import SamplingSchedule
+from ddm.schedules.step_cost import step_costs
 from exact import assert_frequencies, at, frequencies, seeded, sequences
 
 LENGTH = 2
@@ -482,37 +483,6 @@ def test_number_of_calls(kernel, sampler, num_steps):
         close(when[0], torch.ones(5).double(), atol=1e-9)
 
 
-@each_factorised
-@each_kernel
-@each_noise
-def test_step_cost(kernel, noise, sampler):
-    """A step costs KL( q(x_s | x_0, x_t) || law ), enumerated; a step of stages costs its first.
-
-    What stands in for the trapezoidal step is the analytic one.
-    """
-    denoiser, _ = exact_denoiser(kernel, noise)
-    process, t = denoiser.process, 0.7
-    x_0 = torch.randint(3, (30, LENGTH), generator=seeded())
-    x_t = process.sample(x_0, at(t)[0], seeded())
-    prediction = denoiser(x_t, at(t, 30))
-    levels = torch.tensor([0.5, 0.1, 0.0], dtype=torch.float64)
-    cost = sampler.step_cost(prediction, x_0, levels)
-    assert cost.shape == (3, 30)
-    one_stage = {ThetaTrapezoidal: Analytic()}.get(
-        type(sampler), getattr(sampler, "predictor", sampler)
-    )
-    for s, row in zip(levels, cost, strict=True):
-        law = one_stage.law([prediction], s.expand(30))
-        ahead = exact.expm(kernel, noise.sigma(s))
-        back = exact.expm(kernel, noise.sigma(at(t)[0]) - noise.sigma(s))
-        q = ahead[x_0] * back.T[x_t]
-        q = q / q.sum(-1, keepdim=True)
-        q = torch.where(q < 1e-15, 0.0, q)  # rounding of expm where the chain cannot be
-        expected = (torch.xlogy(q, q) - torch.xlogy(q, law)).sum((-1, -2))
-        close(row, expected, rtol=1e-7, atol=1e-8)
-    assert (cost >= -1e-9).all()
-
-
 # Reuse of network calls --------------------------------------------------------------------------
 
 
@@ -779,7 +749,7 @@ def test_large_vocabulary_everything_else(kernel_class):
         path = denoiser.process.sample_path(x_0, torch.tensor([0.2, 0.7]).double(), seeded())
         levels = torch.tensor([0.4, 0.0], dtype=torch.float64)
         prediction = denoiser(path[1], at(0.7, 2)).double()
-        cost = Analytic().step_cost(prediction, x_0, levels)
+        cost = step_costs(prediction, x_0, levels)
         assert torch.isfinite(cost).all()
 
     assert largest_tensor(kernel_class, use) <= 1

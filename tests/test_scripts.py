@@ -306,6 +306,7 @@ def test_regret_knows_the_law_of_the_samples(benchmarks):
     import exact
     from ddm import Absorbing, Uniform
     from ddm.samplers import Analytic
+    from ddm.schedules.step_cost import step_costs
 
     joint = exact.random_joint(3, 2)
     for kernel in (Absorbing(3), Uniform(3)):
@@ -317,7 +318,7 @@ def test_regret_knows_the_law_of_the_samples(benchmarks):
         marginal = exact.marginal(world.process, joint, 0.4)
         torch.testing.assert_close(world.marginal(0.4), marginal)
         grid = torch.tensor([0.0, 0.3, 0.7, 1.0], dtype=torch.float64)
-        nats = ExactSteps(world).measure(None, Analytic(), None, grid).nats[0]
+        nats = ExactSteps(world).measure(None, None, grid).nats[0]
         x_0 = world.denoiser.sequences
         t, s = float(grid[2]), grid[:1]
         both = exact.joint_of_times(world.process, joint, 0.0, t)
@@ -325,6 +326,6 @@ def test_regret_knows_the_law_of_the_samples(benchmarks):
         for index, row in enumerate(exact.index_of(x_0, kernel.num_states)):
             live = both[row] > 0
             p = world.denoiser(world.states[live], exact.at(t, int(live.sum())))
-            cost = Analytic().step_cost(p, x_0[index].expand(int(live.sum()), -1), s)[0]
+            cost = step_costs(p, x_0[index].expand(int(live.sum()), -1), s)[0]
             total += float(cost @ both[row][live])
         assert float(nats[2, 0]) == pytest.approx(total, rel=1e-9)

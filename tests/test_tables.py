@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binom
 
 import exact
-from cases import KERNELS
+from cases import KERNELS, NOISES
 from ddm import (
     Absorbing,
     CostTable,
@@ -27,7 +27,6 @@ from ddm.samplers import (
     Euler,
     KGillespie,
     PredictorCorrector,
-    Sampler,
     TauLeaping,
     ThetaTrapezoidal,
 )
@@ -39,7 +38,7 @@ from ddm.schedules import (
     shortest_paths,
 )
 from ddm.schedules.cost_table import Setting
-from ddm.schedules.step_cost import excess, judged
+from ddm.schedules.step_cost import excess, step_costs
 
 V, L = 3, 2
 SMALL = {"num_times": 8, "pilot_times": 4}
@@ -65,7 +64,7 @@ def data(num, law=None, seed=0):
     return torch.stack([index // V, index % V], 1)
 
 
-def exact_nats(sampler, denoiser, times):
+def exact_nats(denoiser, times):
     """Return the exact mean costs of all steps, by enumeration of (x_0, x_t)."""
     kernel, process = denoiser.process.kernel, denoiser.process
     states = torch.tensor(list(itertools.product(range(kernel.num_states), repeat=L)))
@@ -78,7 +77,7 @@ def exact_nats(sampler, denoiser, times):
         weight = rows.gather(-1, x_t[..., None]).squeeze(-1).prod(-1) * law
         possible = weight > 0
         p = denoiser(x_t[possible], times_like(times[i], x_t[possible]))
-        nats[i, :i] = (sampler.step_cost(p, x_0[possible], times[:i]) * weight[possible]).sum(-1)
+        nats[i, :i] = (step_costs(p, x_0[possible], times[:i]) * weight[possible]).sum(-1)
     return nats
 
 
@@ -103,21 +102,30 @@ def test_shortest_path_refuses():
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
-@pytest.mark.parametrize("sampler", [Analytic(), Euler()], ids=lambda s: type(s).__name__)
-def test_step_cost_is_a_divergence(kernel, sampler):
-    """Fast forms equal the divergence written out: KL( q(x_s | x_t, x_0) || law ).
+@pytest.mark.parametrize("noise", NOISES, ids=lambda n: type(n).__name__)
+def test_step_costs_are_divergences(kernel, noise):
+    """Fast forms equal KL( q(x_s | x_t, x_0) || law of the sampler ), enumerated.
 
     The matrix exponential of a chain without detailed balance is good to 1e-9.
     """
-    denoiser = denoiser_of(kernel)
-    x_0 = denoiser.sequences
-    s = torch.tensor([0.0, 0.05, 0.29], dtype=torch.float64)
-    x_t = denoiser.process.sample(x_0, torch.tensor(0.3, dtype=torch.float64))
-    prediction = denoiser(x_t, times_like(0.3, x_t))
-    expected = Sampler.step_cost(sampler, prediction, x_0, s)
-    torch.testing.assert_close(
-        sampler.step_cost(prediction, x_0, s), expected, rtol=1e-8, atol=1e-9
-    )
+    process, t = ForwardProcess(kernel, noise), torch.tensor(0.7, dtype=torch.float64)
+    denoiser = ExactDenoiser(process, joint())
+    x_0 = denoiser.sequences.repeat(4, 1)
+    x_t = process.sample(x_0, t, torch.Generator().manual_seed(0))
+    prediction = denoiser(x_t, times_like(t, x_t))
+    levels = torch.tensor([0.5, 0.1, 0.0], dtype=torch.float64)
+    cost = step_costs(prediction, x_0, levels)
+    assert cost.shape == (3, len(x_0))
+    for s, row in zip(levels, cost, strict=True):
+        ahead = exact.expm(kernel, noise.sigma(s))
+        back = exact.expm(kernel, noise.sigma(t) - noise.sigma(s))
+        q = ahead[x_0] * back.T[x_t]
+        q = q / q.sum(-1, keepdim=True)
+        q = torch.where(q < 1e-15, 0.0, q)  # rounding of expm where the chain cannot be
+        law = Analytic().law([prediction], times_like(s, x_t))
+        expected = (torch.xlogy(q, q) - torch.xlogy(q, law)).sum((-1, -2))
+        torch.testing.assert_close(row, expected, rtol=1e-7, atol=1e-8)
+    assert (cost >= -1e-9).all()
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
@@ -155,7 +163,7 @@ def test_path_divergence_is_the_sum_of_costs(kernel):
         return total
 
     times = torch.tensor([0.0, 0.1, 0.35, 0.7, 1.0], dtype=torch.float64)
-    nats = exact_nats(Analytic(), denoiser, times)
+    nats = exact_nats(denoiser, times)
     constants = []
     for path in ([4, 0], [4, 2, 0], [4, 1, 0], [4, 3, 1, 0]):
         cost = sum(float(nats[a, b]) for a, b in itertools.pairwise(path))
@@ -167,7 +175,7 @@ def test_path_divergence_is_the_sum_of_costs(kernel):
 def test_excess_of_an_exact_denoiser(kernel):
     """No step gains by being long: the excess is >= 0 and grows with the step."""
     times = torch.linspace(0, 1, 9, dtype=torch.float64)
-    over = excess(exact_nats(Analytic(), denoiser_of(kernel), times))
+    over = excess(exact_nats(denoiser_of(kernel), times))
     assert over.min() > -1e-10
     assert (over.diff(dim=1).tril(-2) < 1e-10).all()
 
@@ -177,31 +185,14 @@ def test_measured_costs_are_the_exact_ones(kernel):
     """Measured means lie within 6 standard errors of enumeration (false alarm below 1e-7)."""
     denoiser, times = denoiser_of(kernel), torch.linspace(0, 1, 5, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    costs = measure_step_costs(denoiser, Analytic(), data(4000), times, generator=generator)
+    costs = measure_step_costs(denoiser, data(4000), times, generator=generator)
     error = costs.nats.std(0) / len(costs.nats) ** 0.5
-    expected = exact_nats(Analytic(), denoiser, times)
+    expected = exact_nats(denoiser, times)
     assert ((costs.nats.mean(0) - expected).abs() <= 6 * error + 1e-12).all()
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
-def test_analytic_costs_beside_others(kernel):
-    """Whatever the sampler, `analytic` holds the analytic costs of one and of two cells."""
-    times, denoiser = torch.linspace(0, 1, 5, dtype=torch.float64), denoiser_of(kernel)
-    own, other = (
-        measure_step_costs(
-            denoiser, sampler, data(16), times, generator=torch.Generator().manual_seed(0)
-        )
-        for sampler in (Analytic(), Euler())
-    )
-    torch.testing.assert_close(other.analytic, own.analytic, rtol=1e-12, atol=1e-12)
-    assert torch.equal(own.analytic[..., 0], own.nats.diagonal(-1, 1, 2))
-    assert torch.equal(own.analytic[:, 1:, 1], own.nats.diagonal(-2, 1, 2))
-    assert (own.analytic[:, 0, 1] == 0).all()
-
-
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
-@pytest.mark.parametrize("sampler", [Analytic(), Euler()], ids=lambda s: type(s).__name__)
-def test_costs_given_a_prompt(kernel, sampler):
+def test_costs_given_a_prompt(kernel):
     """They are those of the law given the prompt, sequence by sequence, with the same noise."""
     process, law = ForwardProcess(kernel, LogLinear()), exact.random_joint(V, 1 + L)
     denoiser, times = exact.GivenFirst(process, law), torch.linspace(0, 1, 5, dtype=torch.float64)
@@ -210,13 +201,13 @@ def test_costs_given_a_prompt(kernel, sampler):
     mask = torch.tensor([True, False, False])
     generator = torch.Generator().manual_seed(1)
     costs = measure_step_costs(
-        denoiser, sampler, x_0, times, prompt_mask=mask, batch_size=6, generator=generator
+        denoiser, x_0, times, prompt_mask=mask, batch_size=6, generator=generator
     )
     generator = torch.Generator().manual_seed(1)
     for rows, others in enumerate(denoiser.others):
         which = slice(6 * rows, 6 * rows + 6)
-        part = measure_step_costs(others, sampler, x_0[which, 1:], times, generator=generator)
-        for name in ("nats", "analytic", "errors"):
+        part = measure_step_costs(others, x_0[which, 1:], times, generator=generator)
+        for name in ("nats", "errors"):
             actual, expected = getattr(costs.part(which), name), getattr(part, name)
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
@@ -296,21 +287,26 @@ def test_pieces_do_not_matter(monkeypatch):
         monkeypatch.setattr("ddm.schedules.step_cost.CHUNK", chunk)
         generator = torch.Generator().manual_seed(0)
         denoiser = denoiser_of(Uniform(V))
-        costs = measure_step_costs(denoiser, Analytic(), data(16), times, generator=generator)
+        costs = measure_step_costs(denoiser, data(16), times, generator=generator)
         seen.append(costs.nats)
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize(
     "sampler",
-    [KGillespie(), PredictorCorrector(), ThetaTrapezoidal()],
+    [Euler(), KGillespie(), PredictorCorrector(), ThetaTrapezoidal()],
     ids=lambda s: type(s).__name__,
 )
-def test_samplers_without_a_law_of_one_step(sampler):
-    """They are judged by the analytic step, and the table remembers whom it is for."""
-    optimizer = OptimalSteps(num_times=8, pilot_times=4)
-    found = optimizer(denoiser_of(Absorbing(V)), sampler, data(32), [2])
-    assert type(sampler).__name__ in found.table.setting.sampler
+def test_all_samplers_are_judged_by_the_analytic_step(sampler):
+    """Their tables differ in whom they are for alone."""
+    optimizer, tables = OptimalSteps(num_times=8, pilot_times=4), []
+    for one in (sampler, Analytic()):
+        generator = torch.Generator().manual_seed(0)
+        tables.append(
+            optimizer.table(denoiser_of(Absorbing(V)), one, data(32), generator=generator)
+        )
+    assert np.array_equal(tables[0].excess, tables[1].excess)
+    assert type(sampler).__name__ in tables[0].setting.sampler
 
 
 def test_round_trip(table, tmp_path):
@@ -385,7 +381,7 @@ def test_bad_arguments():
         OptimalSteps().table(denoiser_of(Uniform(V)), Analytic(), data(5))
     for times in ([0.0, 0.5], [0.0, 0.6, 0.4, 1.0]):
         with pytest.raises(ValueError, match="`times` must increase strictly from 0 to 1"):
-            measure_step_costs(denoiser_of(Uniform(V)), Analytic(), data(8), torch.tensor(times))
+            measure_step_costs(denoiser_of(Uniform(V)), data(8), torch.tensor(times))
 
 
 def tokens_revealed(curve, num_steps):
@@ -521,13 +517,3 @@ def test_laws_of_frozen_rates(kernel, sampler):
             for schedule in (table.schedule(n), SamplingSchedule.uniform(n))
         )
         assert optimal < uniform
-
-
-def test_judged():
-    """Who states no cost is judged as `Analytic`, a corrector by its predictor."""
-    analytic, reveal = Analytic(), KGillespie()
-    assert judged(analytic) is analytic
-    assert judged(PredictorCorrector(analytic)) is analytic
-    assert judged(reveal) is reveal
-    for sampler in (Euler(), TauLeaping(), PredictorCorrector(Euler())):
-        assert isinstance(judged(sampler), Analytic)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ddm.denoisers import Prediction
@@ -29,10 +29,3 @@ class Analytic(Sampler):
     ) -> Float[Tensor, "B L K"]:
         """Return the bridge law at s."""
         return predictions[-1].bridge(s)
-
-    def step_cost(
-        self, prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
-    ) -> Float[Tensor, "J B"]:
-        """Return the divergence between the bridges of x_0 and of its posterior, nats."""
-        p = prediction
-        return p.process.bridge_divergence(p.posterior(), x_0, p.x_t, p.t[0], s)

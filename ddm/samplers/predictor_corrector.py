@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ddm.denoisers import Prediction
@@ -77,12 +77,6 @@ class PredictorCorrector(Sampler):
         # At most one jump, with the probability that the frozen chain has made any.
         some = torch.where(total > 0, -torch.expm1(-total) / total, 1.0)
         return stay_or_jump(p, mean * some)
-
-    def step_cost(
-        self, prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
-    ) -> Float[Tensor, "J B"]:
-        """Return the cost of the predictor's step, before any correction."""
-        return self.predictor.step_cost(prediction, x_0, s)
 
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return N predictor calls and `num_corrections` calls after every step but the last."""

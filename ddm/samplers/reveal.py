@@ -12,7 +12,6 @@ from torch import Tensor
 from ddm.denoisers import Denoiser, Prediction
 from ddm.functional import one_hot
 from ddm.kernels import Absorbing, Kernel
-from ddm.samplers.analytic import Analytic
 from ddm.samplers.sampler import Sampler
 
 
@@ -54,12 +53,6 @@ class RevealSampler(Sampler):
         rank = torch.where(masked, u, 2.0).argsort(-1).argsort(-1)
         reveal = masked & (rank < self.num_revealed(p, s)[:, None])
         return torch.where(reveal, super().draw(predictions, s, generator), p.x_t)
-
-    def step_cost(
-        self, prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
-    ) -> Float[Tensor, "J B"]:
-        """Return the cost of an analytic step: expected tokens revealed times cross-entropy."""
-        return Analytic().step_cost(prediction, x_0, s)
 
 
 def mask_of(kernel: Kernel) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, Prediction, chunks
-from ddm.functional import categorical, check_times, one_hot
+from ddm.functional import categorical, check_times
 from ddm.samplers.cache import CallCounter
 
 CHUNK = 2**22
@@ -105,32 +105,6 @@ class Sampler(ABC):
     ) -> Float[Tensor, "M B"]:
         """Return the times that every sequence visits; `free` marks positions not clamped."""
         return times[:, None].expand(-1, free.shape[0])
-
-    def step_cost(
-        self, prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
-    ) -> Float[Tensor, "J B"]:
-        r"""Return what a step to each of the times s costs: KL( q(x_s | x_t, x_0) || law ).
-
-        The sum over a schedule's steps is the N-step NELBO of this sampler, up to the prior term.
-        No network call. Samplers with several stages per step state the cost of a one-stage
-        step that stands in for them.
-
-        Args:
-            prediction: The network's answer at one time t, the same for all sequences, float64.
-            x_0: Data tokens.
-            s: Times to land at, each below t.
-
-        Returns:
-            Nats per sequence; infinite where the law excludes what the data may do.
-        """
-        process, x_t, t = prediction.process, prediction.x_t, prediction.t[0]
-        p_0 = one_hot(x_0, process.kernel.vocab_size, torch.float64)
-        rows = []
-        for landing in s:
-            q = process.bridge(p_0, x_t, t, landing)
-            law = self.law([prediction], landing.expand(x_0.shape[0]))
-            rows.append((torch.xlogy(q, q) - torch.xlogy(q, law)).sum((-1, -2)))
-        return torch.stack(rows)
 
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return the network calls of `num_steps` steps on sequences of that many free tokens."""

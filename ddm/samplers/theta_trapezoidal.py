@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.samplers.analytic import Analytic
 from ddm.samplers.euler import finish, stay_or_jump
 from ddm.samplers.sampler import Sampler
 
@@ -63,12 +62,6 @@ class ThetaTrapezoidal(Sampler):
         total = mean.sum(-1, keepdim=True)
         some = torch.where(total > 0, -torch.expm1(-total) / total, 1.0)
         return finish(p, s, stay_or_jump(p, mean * some))
-
-    def step_cost(
-        self, prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
-    ) -> Float[Tensor, "J B"]:
-        """Return the cost of an analytic step, which has the same large-step error."""
-        return Analytic().step_cost(prediction, x_0, s)
 
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return two calls per step and one for the last."""

@@ -24,9 +24,6 @@ from ddm.schedules.schedule import (
 )
 from ddm.schedules.shortest_path import shortest_paths
 
-FORBIDDEN = 1e30
-"""The root of the cost of a step that must not be taken."""
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -73,8 +70,8 @@ class CostTable:
         seconds: Wall-clock time spent.
 
     Raises:
-        ValueError: A cost is NaN, a cell's cost is infinite, or an excess is clearly negative:
-            below zero by 6 standard errors and 5 % of the cost of a single step.
+        ValueError: A cost is NaN or infinite, or an excess is clearly negative: below zero by 6
+            standard errors and 5 % of the cost of a single step.
     """
 
     times: np.ndarray
@@ -93,10 +90,11 @@ class CostTable:
         """Refuse a table that a shortest path would be misled by."""
         for name in ("excess", "held_out"):
             table = getattr(self, name)
-            if np.isnan(table).any() or not np.isfinite(table.diagonal(-1)).all():
+            if not np.isfinite(table).all():
                 raise ValueError(
-                    f"`{name}` must have no NaN and finite costs of neighbouring times; the "
-                    "network or the sampler's law is broken at some time."
+                    f"`{name}` must be finite, got NaN or infinite costs of "
+                    f"{(~np.isfinite(table)).sum()} steps; the network excludes what the data do "
+                    "at some time."
                 )
         # An imperfect network may contradict itself a little between noise levels.
         slack = 6 * self.standard_error + 0.05 * max(self.excess[-1, 0], 0.0) + 1e-6
@@ -140,13 +138,9 @@ class CostTable:
         return shortest_paths(steps, min(self.num_cells, 256))
 
     def evaluate(self, times: Sequence[float], *, held_out: bool = False) -> float:
-        """Return the cost J of any schedule, on the grid or off it, weighted nats per sequence.
-
-        Infinite if a step is next to one that is forbidden, that is of infinite cost.
-        """
+        """Return the cost J of any schedule, on the grid or off it, weighted nats per sequence."""
         t = check_times(list(times)).numpy()
-        cost = float(self._steps(t[:-1], t[1:], held_out=held_out).sum())
-        return cost if cost < FORBIDDEN else math.inf
+        return float(self._steps(t[:-1], t[1:], held_out=held_out).sum())
 
     def schedule(self, num_steps: int) -> SamplingSchedule:
         """Return the best schedule with N steps, for any N >= 1."""
@@ -315,8 +309,7 @@ def _signed_roots(excess: np.ndarray) -> np.ndarray:
     For short steps `sqrt(E) = sqrt(kappa) (t - s)`, so this function of (t, s) is smooth across
     the diagonal and bilinear interpolation of it is exact to second order.
     """
-    # Finite, so that interpolation and refinement compute with it and keep away.
-    root = np.minimum(np.sqrt(np.maximum(np.tril(excess, -1), 0.0)), FORBIDDEN)
+    root = np.sqrt(np.maximum(np.tril(excess, -1), 0.0))
     return np.asarray(root - root.T)
 
 

@@ -17,6 +17,7 @@ from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 from ddm.schedules.cost_table import CostTable, Setting, residuals
 from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
+from ddm.schedules.retention import retention
 from ddm.schedules.step_cost import StepCosts, excess, measure_step_costs, monotone_costs
 
 
@@ -110,9 +111,9 @@ class OptimalSteps(ScheduleOptimizer):
             "generator": generator,
             "progress": progress,
         }
-        pilot = self.measure(denoiser, sampler, x_0, pilot_grid(self.pilot_times), **settings)
+        pilot = self.measure(denoiser, x_0, pilot_grid(self.pilot_times), **settings)
         grid = placed_grid(self._table(process, sampler, pilot, 0, begin), self.num_times)
-        costs = self.measure(denoiser, sampler, x_0, grid, **settings)
+        costs = self.measure(denoiser, x_0, grid, **settings)
         return self._table(process, sampler, costs, pilot.num_calls, begin)
 
     def _table(
@@ -129,21 +130,20 @@ class OptimalSteps(ScheduleOptimizer):
         for part in (own, rest):
             if isinstance(process.kernel, Absorbing):
                 mean = monotone_costs(process, part)
-                cells, pairs = mean.diagonal(-1), mean.diagonal(-2)
             else:
                 mean = part.nats.mean(0)
-                cells, pairs = part.analytic[..., 0].mean(0), part.analytic[:, 1:, 1].mean(0)
-            merged = pairs - cells[1:] - cells[:-1]
+            cells = mean.diagonal(-1)
+            merged = mean.diagonal(-2) - cells[1:] - cells[:-1]
             rest_of_cells = residuals(costs.times, merged)
             halves.append(excess(mean, cells - rest_of_cells))
-        used = excess(own.nats, own.analytic[..., 0])
+        used = excess(own.nats)
         error = used.std(0) / len(used) ** 0.5
         return CostTable(
             times=costs.times.numpy(),
             excess=halves[0].numpy(),
             standard_error=error.numpy(),
             held_out=halves[1].numpy(),
-            retention=retention(own).numpy(),
+            retention=retention(own.errors).numpy(),
             gamma=self.gamma,
             setting=Setting.of(process, sampler),
             num_samples=len(used),
@@ -151,31 +151,6 @@ class OptimalSteps(ScheduleOptimizer):
             num_calls=calls_before + costs.num_calls,
             seconds=time.monotonic() - begin,
         )
-
-
-def retention(costs: StepCosts) -> Float[Tensor, " T"]:
-    r"""Return how much of an error made at each grid time survives to t = 0.
-
-    A self-correcting kernel forgets part of what went wrong at s, because later steps redraw
-    tokens in the light of their context. In every cell of the grid a token is drawn blindly, from
-    the prior, in a context that is right. A test sees how wrong it is before the cell's exact step
-    and after it, in the context of *that* time (`blind_ratio`, `sign_test`, `still_seen`), in total
-    variation. The ratio is the chance that what was wrong stays wrong, and the product over all
-    cells below s that it is still wrong at t = 0. It is 1 for the absorbing kernel: a revealed
-    token stays.
-
-    An error is repaired when its token is redrawn, or when others are redrawn so that it fits: for
-    two letters of which only the parity of L tokens is known it is the contraction of the parity,
-    the power L of that of a token whose context does not change. For independent tokens without
-    preferences it is the maximal correlation of the one-token channel, `Kernel.correlation`. Total
-    variation is linear in the probability of an error; the product of contractions of a divergence
-    would overstate what is forgotten.
-    """
-    before, after = costs.errors.sum(0).T
-    # Where the context says nothing there is nothing to compare with.
-    known = before > 1e-9 * len(costs.errors)
-    stays = torch.where(known, after / before, 1.0).clamp(0.0, 1.0)
-    return torch.cat([torch.ones(1, dtype=torch.float64), stays.cumprod(0)])
 
 
 def pilot_grid(num_times: int) -> Float[Tensor, " T"]:

@@ -65,7 +65,7 @@ class OnePass(OptimalSteps):
     ) -> CostTable:
         """Measure the cost table; costs one network call per time."""
         begin = time.monotonic()
-        costs = self.measure(denoiser, sampler, x_0, self.times, **settings)
+        costs = self.measure(denoiser, x_0, self.times, **settings)
         return self._table(denoiser.process, sampler, costs, 0, begin)
 
 

@@ -32,8 +32,8 @@ from typing import Any
 
 from ddm.denoisers import Prediction, times_like
 from ddm.samplers import Analytic, Euler, Sampler, TauLeaping
-from ddm.schedules import KLUB, Hierarchy, Split, StepCosts
-from ddm.schedules.optimal_steps import retention
+from ddm.schedules import KLUB, Hierarchy, Split
+from ddm.schedules.retention import retention
 
 import numpy as np
 import torch
@@ -154,10 +154,7 @@ class World(Enumerated):
         cells = [np.linspace(s, t, refinement + 1)[:-1] for s, t in pairwise(self.grid)]
         times = torch.from_numpy(np.append(np.concatenate(cells), self.grid[-1]))
         errors = self.errors(times)
-        # What a token drawn blindly forgets needs no costs.
-        nats = torch.zeros(1, len(times), len(times), dtype=torch.float64)
-        costs = StepCosts(times, nats, torch.zeros_like(errors[None]), errors[None], 0)
-        return retention(costs).numpy()[::refinement] ** GAMMA
+        return retention(errors[None]).numpy()[::refinement] ** GAMMA
 
     def klub_rate(self, objective: KLUB, t: float, m: float) -> float:
         """Return KLUB per unit of time below m, in the mean over all pairs (x_m, x_t)."""

@@ -22,8 +22,9 @@ from ddm.denoisers import ExactDenoiser, Prediction, times_like
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import SamplingSchedule, StepCosts
+from ddm.schedules.retention import blind_ratio, sign_test, still_seen
 from ddm.schedules.schedule import read_json
-from ddm.schedules.step_cost import blind_ratio, sign_test, still_seen
+from ddm.schedules.step_cost import step_costs
 
 import numpy as np
 import torch
@@ -206,7 +207,7 @@ class ExactSteps(OptimalSteps):
         super().__init__()
         self.world = world
 
-    def measure(self, denoiser: Any, sampler: Any, x_0: Any, times: Tensor, **_: Any) -> StepCosts:  # noqa: ANN401
+    def measure(self, denoiser: Any, x_0: Any, times: Tensor, **_: Any) -> StepCosts:  # noqa: ANN401
         """Return the exact costs of all steps of the analytic sampler.
 
         Its cost is a sum over positions, and given x_t only the token at the position matters: one
@@ -215,7 +216,6 @@ class ExactSteps(OptimalSteps):
         size, length = self.world.states.shape
         vocab_size = self.world.process.kernel.vocab_size
         nats = torch.zeros(len(times), len(times), dtype=torch.float64)
-        analytic = torch.zeros(len(times) - 1, 2, dtype=torch.float64)
         token = torch.arange(vocab_size).repeat(size * length)
         for i in range(1, len(times)):
             t = float(times[i])
@@ -229,15 +229,13 @@ class ExactSteps(OptimalSteps):
                 x_t=p.x_t.reshape(-1, 1)[row],
                 t=p.t[:1].expand(len(row)),
             )
-            cost = Analytic().step_cost(single, token[live, None], times[:i])
+            cost = step_costs(single, token[live, None], times[:i])
             nats[i, :i] = cost @ weight[live]
-            near = nats[i, max(0, i - 2) : i].flip(0)
-            analytic[i - 1, : len(near)] = near
         errors = self.world.errors(times)
         self.world._said.clear()
         # Copies stand for sequences; half of them are "held out".
-        nats, analytic, errors = (x.expand(4, *x.shape) for x in (nats, analytic, errors))
-        return StepCosts(times, nats, analytic, errors, 0)
+        nats, errors = (x.expand(4, *x.shape) for x in (nats, errors))
+        return StepCosts(times, nats, errors, 0)
 
 
 def candidates(table: CostTable, rho: np.ndarray) -> dict[str, CostTable]:

@@ -64,7 +64,7 @@ def algebra_share(kernel: Kernel, num_times: int) -> dict[str, float]:
     x_0 = torch.randint(kernel.vocab_size, (16, 256))
     times = torch.linspace(0, 1, num_times + 1, dtype=torch.float64)
     begin = time.perf_counter()
-    measure_step_costs(denoiser, Analytic(), x_0, times, progress=True)
+    measure_step_costs(denoiser, x_0, times, progress=True)
     total = time.perf_counter() - begin
     return {"algebra_over_network": total / denoiser.seconds - 1, "network": denoiser.seconds}
 
@@ -101,7 +101,7 @@ def large(kernel: Kernel, batch: int, length: int) -> dict[str, float]:
     times = torch.linspace(0, 1, 5, dtype=torch.float64)
     begin = time.perf_counter()
     denoiser = MeanDenoiser(Blind(kernel.num_states), process)
-    measure_step_costs(denoiser, Analytic(), x_0, times)
+    measure_step_costs(denoiser, x_0, times)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     logits = batch * length * kernel.num_states * 4 / 2**30
     return {"peak_gib": peak, "logits_gib": logits, "seconds": time.perf_counter() - begin}

@@ -1,0 +1,101 @@
+"""How long errors live: what part of them later steps repair, measured beside the step costs."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ddm.denoisers import Prediction
+from ddm.kernels import DenseKernel, Kernel
+
+LARGEST_WEIGHT = 10.0
+"""Largest weight of a token in the estimate of `still_seen`."""
+
+
+def retention(errors: Float[Tensor, "B M 2"]) -> Float[Tensor, " T"]:
+    r"""Return how much of an error made at each grid time survives to t = 0.
+
+    A self-correcting kernel forgets part of what went wrong at s, because later steps redraw
+    tokens in the light of their context. In every cell of the grid a token is drawn blindly, from
+    the prior, in a context that is right. A test sees how wrong it is before the cell's exact step
+    and after it, in the context of *that* time (`blind_ratio`, `sign_test`, `still_seen`), in total
+    variation. The ratio is the chance that what was wrong stays wrong, and the product over all
+    cells below s that it is still wrong at t = 0. It is 1 for the absorbing kernel: a revealed
+    token stays.
+
+    An error is repaired when its token is redrawn, or when others are redrawn so that it fits: for
+    two letters of which only the parity of L tokens is known it is the contraction of the parity,
+    the power L of that of a token whose context does not change. For independent tokens without
+    preferences it is the maximal correlation of the one-token channel, `Kernel.correlation`. Total
+    variation is linear in the probability of an error; the product of contractions of a divergence
+    would overstate what is forgotten.
+
+    Args:
+        errors: How wrong blind tokens are before every cell's step and after it, see `StepCosts`.
+    """
+    before, after = errors.sum(0).T
+    # Where the context says nothing there is nothing to compare with.
+    known = before > 1e-9 * len(errors)
+    stays = torch.where(known, after / before, 1.0).clamp(0.0, 1.0)
+    return torch.cat([torch.ones(1, dtype=torch.float64), stays.cumprod(0)])
+
+
+def blind_ratio(
+    prediction: Prediction, s: Float[Tensor, ""]
+) -> tuple[Float[Tensor, "B L K"], Float[Tensor, " B"]]:
+    r"""Draw a token blindly at t: how that changes the law of x_s, and how wrong it is before.
+
+    Blindly means from the kernel's prior, in a context x_t that is right. The law of the sequence
+    is then off by the factor `f(x_t) = prior(x_t^i) / p(x_t^i | x_t without i)`, and after an exact
+    step down to s by the factor `E[f | x_s]`. Not for masks, which tell what is noise.
+
+    Returns:
+        `E[f | x_s^i, x_t without i]` for every token x_s^i, and twice the total variation distance
+        of the prior to what the context says of the token, summed over positions.
+    """
+    process, kernel = prediction.process, prediction.process.kernel
+    sigma_t, sigma_s = process.noise.sigma(prediction.t[0]), process.noise.sigma(s)
+    now = kernel.evolve(_context(prediction), sigma_t)
+    # States that the context rules out are lost in rounding; no token is drawn there.
+    blind = torch.where(now > 1e-12, kernel.prior().to(now.device), 0.0)
+    blind = blind / blind.sum(-1, keepdim=True)
+    ratio = torch.where(now > 1e-12, blind / now, 0.0)
+    return _expectation(kernel, ratio, sigma_t - sigma_s), (blind - now).abs().sum((1, 2))
+
+
+def sign_test(prediction: Prediction, s: Float[Tensor, ""]) -> Float[Tensor, "B L K"]:
+    """Return a test for blind tokens in x_s, by the context that a prediction saw.
+
+    It says +1 of a token that the prior finds likelier than its context does, else -1. Returned
+    times the probability in the context, so that a sum over tokens is an expectation.
+    """
+    process, kernel = prediction.process, prediction.process.kernel
+    expected = kernel.evolve(_context(prediction), process.noise.sigma(s))
+    return expected * torch.sign(kernel.prior().to(expected.device) - expected)
+
+
+def still_seen(test: Float[Tensor, "B L K"], ratio: Float[Tensor, "B L K"]) -> Float[Tensor, " B"]:
+    """Return what `sign_test` at s sees of tokens drawn blindly at t, see `blind_ratio`.
+
+    In the mean at most twice the total variation distance at s of the laws of whole sequences,
+    summed over positions. Weights are cut, so that one token whose context has changed its mind
+    does not outvote the batch.
+    """
+    weight = (test.abs() * ratio).sum(-1, keepdim=True)
+    cut = ratio * (LARGEST_WEIGHT / weight).clamp(max=1.0)
+    return (test * (cut - 1.0)).sum((1, 2))
+
+
+def _context(prediction: Prediction) -> Float[Tensor, "B L V"]:
+    """Return what all other tokens say of x_0^i."""
+    p = prediction
+    return p.process.leave_one_out(p.log_posterior(), p.x_t, p.t).exp()
+
+
+def _expectation(kernel: Kernel, f: Tensor, sigma: Tensor) -> Tensor:
+    """Return E[f(y)] for y drawn from P(sigma)[x, :], for every state x."""
+    if isinstance(kernel, DenseKernel):
+        return f @ kernel.transition(sigma).mT
+    prior = kernel.prior().to(f.device)  # detailed balance: pi(x) P[x, y] = pi(y) P[y, x]
+    return kernel.evolve(f * prior, sigma) / prior
