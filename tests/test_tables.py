@@ -511,9 +511,9 @@ def test_laws_of_frozen_rates(kernel, sampler):
     denoiser, generator = denoiser_of(kernel, law), torch.Generator().manual_seed(0)
     optimizer = OptimalSteps(num_times=24, pilot_times=12)
     table = optimizer.table(denoiser, sampler, data(256, law), generator=generator)
-    for n in (4, 6):
+    for n in (3, 4):
         optimal, uniform = (
             exact.kl(law, exact.sample_law(sampler, denoiser, schedule.times, L))
             for schedule in (table.schedule(n), SamplingSchedule.uniform(n))
         )
-        assert optimal < uniform
+        assert optimal < 0.75 * uniform

@@ -22,13 +22,13 @@ class Trajectory:
         self._states: list[Tensor] = []
 
     def record(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> None:
-        """Keep the next state, x_t at the times t, of the first samples, on the CPU."""
-        # Copied: a view would keep the whole batch of every state.
-        self._times.append(t[: self.num_samples].to("cpu", copy=True))
-        self._states.append(x_t[: self.num_samples].to("cpu", copy=True))
+        """Keep the next state, x_t at the times t, of the first samples."""
+        # Copied: a view would keep the whole batch. On its device: the loop need not wait.
+        self._times.append(t[: self.num_samples].clone())
+        self._states.append(x_t[: self.num_samples].clone())
 
     def thin(self, num_states: int = 9) -> tuple[Float[Tensor, "T M"], Int[Tensor, "T M L"]]:
-        """Return times and tokens of the first, the last and evenly spread states between them.
+        """Return times and tokens of first, last and evenly spread states, on the CPU.
 
         Raises:
             ValueError: Nothing has been recorded.
@@ -36,5 +36,6 @@ class Trajectory:
         last = len(self._states) - 1
         if last < 0:
             raise ValueError("`record` must be called before, by a sampler; got no state.")
-        index = torch.linspace(0, last, min(num_states, last + 1)).round().long()
-        return torch.stack(self._times)[index], torch.stack(self._states)[index]
+        index = torch.linspace(0, last, min(num_states, last + 1)).round().long().tolist()
+        times, states = ([kept[i] for i in index] for kept in (self._times, self._states))
+        return torch.stack(times).cpu(), torch.stack(states).cpu()

@@ -87,8 +87,11 @@ PLACEMENTS: dict[str, Callable[[int], OptimalSteps]] = {
 }
 
 
-class SinglePrecision(Analytic):
-    """Draws by the inverse distribution function in float32."""
+class Drawn(Analytic):
+    """The analytic sampler with draws of another make."""
+
+    def __init__(self, how: Callable[[Tensor, torch.Generator | None], Tensor]) -> None:
+        self.how = how
 
     def draw(
         self,
@@ -97,28 +100,21 @@ class SinglePrecision(Analytic):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw all positions."""
-        cdf = self.law(predictions, s).float().cumsum(-1)
-        u = torch.rand(cdf[..., :1].shape, generator=generator)
-        return torch.searchsorted(cdf, u * cdf[..., -1:], right=True).squeeze(-1)
+        return self.how(self.law(predictions, s), generator)
 
 
-class BiasedGumbel(Analytic):
-    """Draws by Gumbel noise in float32, with 1e-6 inside its two logarithms."""
-
-    def draw(
-        self,
-        predictions: Sequence[Prediction],
-        s: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw all positions."""
-        return biased_draw(self.law(predictions, s), generator)
+def single_precision_draw(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw by the inverse distribution function in float32."""
+    cdf = probs.float().cumsum(-1)
+    u = torch.rand(cdf[..., :1].shape, generator=generator)
+    return torch.searchsorted(cdf, u * cdf[..., -1:], right=True).squeeze(-1)
 
 
 def biased_draw(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Return the largest of log p + g, `g = -log(1e-6 - log(max(u, 1e-6)))`.
+    """Draw the largest of log p + g with the Gumbel noise `g = -log(1e-6 - log(max(u, 1e-6)))`.
 
-    g is at most 13.8: what is rarer than about 1e-6 of the most likely state never wins.
+    Computed in float32. g is at most 13.8: what is rarer than about 1e-6 of the most likely state
+    never wins.
     """
     u = torch.rand(probs.shape, generator=generator).clamp(min=1e-6)
     return (probs.float() / (1e-6 - u.log())).argmax(-1)
@@ -132,7 +128,11 @@ def biased_jump(jump: float, vocab_size: int) -> float:
     return jump * math.exp(-1e-6 * ((1 - jump) * (vocab_size - 1) / jump - 1))
 
 
-DRAWS = {"float64": Analytic(), "float32": SinglePrecision(), "biased Gumbel": BiasedGumbel()}
+DRAWS = {
+    "float64": Analytic(),
+    "float32": Drawn(single_precision_draw),
+    "biased Gumbel": Drawn(biased_draw),
+}
 
 
 @cache
