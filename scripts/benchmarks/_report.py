@@ -73,9 +73,12 @@ def resume(
     return {key: content["cells"][key] for key in cells}
 
 
-def finish(name: str, content: dict[str, Any], figure: Figure, seed: int | None = None) -> None:
+def finish(
+    name: str, content: dict[str, Any], figure: Figure | None = None, seed: int | None = None
+) -> None:
     """Write the results and their figure; the cells that `resume` kept have done their duty."""
-    figure.savefig(RESULTS / f"{name}.png", dpi=120)
+    if figure is not None:
+        figure.savefig(RESULTS / f"{name}.png", dpi=120)
     save(name, content, seed)
     part_file(name).unlink(missing_ok=True)
 

@@ -2,23 +2,23 @@
 
 The weights of the errors, r^gamma, were chosen with exact denoisers (regret.py). Here the shipped
 models of the uniform and the Gaussian kernel sample with the optimal schedules of several gamma,
-from the same noise, 3 seeds. Prints tables and writes docs/results/trained_gamma.json after every
-model; a model that is there already is not measured again.
+from the same noise, 3 seeds. Prints tables and writes docs/results/trained_gamma.json; finished
+models are kept, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
 from ddm import OptimalSteps, SamplingSchedule
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
-from ddm.schedules.schedule import read_json
 
 import torch
-from _report import RESULTS, ROOT, save
+from _report import ROOT, finish, resume
 from tqdm import tqdm
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -66,18 +66,16 @@ def main() -> None:
     parser.add_argument("--num-sequences", type=int, default=128, help="to measure tables with")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    path = RESULTS / "trained_gamma.json"
-    results: dict[str, Any] = read_json(path)["results"] if path.is_file() else {}
-    setting = {"num_samples": options.num_samples, "num_sequences": options.num_sequences}
-    for model in options.models:
-        if model not in results:
-            results[model] = run(model, seeds=options.seeds, **setting)
-            save("trained_gamma", {**setting, "results": results}, seed=options.seeds)
+    setting = {name: vars(options)[name] for name in ("num_samples", "num_sequences", "seeds")}
+    measures = {model: partial(run, model, **setting) for model in options.models}
+    results = resume("trained_gamma", setting, measures)
+    for model, rows in results.items():
         print(f"\n{model}\n\n| schedule |" + "".join(f" N = {n} |" for n in NUM_STEPS))
         print("|---" * len(NUM_STEPS) + "|---|")
-        for name, row in results[model].items():
+        for name, row in rows.items():
             cells = (f" {c['mean']:.4f} ± {c['half_width_95']:.4f} |" for c in row.values())
             print(f"| {name} |" + "".join(cells))
+    finish("trained_gamma", {**setting, "results": results}, seed=options.seeds)
 
 
 if __name__ == "__main__":
