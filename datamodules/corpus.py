@@ -2,16 +2,15 @@
 
 import codecs
 import gzip
-import hashlib
 import io
 import json
-import os
 import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,8 @@ import numpy as np
 from jaxtyping import Int, Integer
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from ddm.datamodules.cache import digest, fingerprint, write_cache
 
 _FORMAT = 1  # of the cache; raise it when the same files give other tokens
 _EMPTY = "empty"  # the fault of a file that is left out without a word
@@ -79,7 +80,7 @@ class Corpus:
 
     def _write_tokens(
         self,
-        stream: io.BufferedIOBase,
+        stream: BufferedIOBase,
         encode: Callable[[str], Int[Tensor, " L"]],
         dtype: type[np.integer],
     ) -> Int[np.ndarray, " D"]:
@@ -131,9 +132,7 @@ class Files(Corpus):
                 "none; rename the files, or name one file."
             )
         names = [file.relative_to(folder).as_posix() for file in files]
-        stats = [file.stat() for file in files]
-        facts = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True)]
-        key = _digest(json.dumps([_FORMAT, path.is_dir(), facts]))
+        key = fingerprint(files, folder, _FORMAT, path.is_dir())
         self.path = path
         self._cache = (folder / ".cache" if cache is None else cache) / f"text-{key}"
         # Lines of different documents may not run together.
@@ -172,22 +171,22 @@ class Files(Corpus):
         with suppress(OSError, ValueError):  # not there, or damaged: made again
             return json.loads(file.read_bytes())
         made = make()
-        _write(file, lambda stream: stream.write(json.dumps(made).encode()))
+        write_cache(file, lambda stream: stream.write(json.dumps(made).encode()))
         return made
 
     def tokens(
         self, encode: Callable[[str], Int[Tensor, " L"]], dtype: type[np.integer], key: str
     ) -> Tokens:
         """Return the tokens of all documents, mapped from the cache: read where looked at."""
-        file, ends = (self._cache / f"{name}-{_digest(key)}.npy" for name in ("tokens", "ends"))
+        file, ends = (self._cache / f"{name}-{digest(key)}.npy" for name in ("tokens", "ends"))
         with suppress(OSError, ValueError, EOFError):  # not there, or damaged: made again
             return Tokens(_map(file), np.load(ends))
 
-        def write(stream: io.BufferedIOBase) -> None:
+        def write(stream: BufferedIOBase) -> None:
             made = self._write_tokens(stream, encode, dtype)
-            _write(ends, lambda stream: np.save(stream, made))
+            write_cache(ends, lambda stream: np.save(stream, made))
 
-        _write(file, write)
+        write_cache(file, write)
         return Tokens(_map(file), np.load(ends))
 
     def _pieces(self, file: Path, report: Callable[[int], object]) -> Iterator[str]:
@@ -262,33 +261,11 @@ def _read(file: Path, size: int = 2**20) -> Iterator[str]:
             raise _UnreadableError(f"damaged gzip data: {error}") from error
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _map(file: Path) -> np.ndarray:
     # Copy on write: torch warns of arrays that cannot be written, and the file stays as it is.
     return np.load(file, mmap_mode="c")
 
 
-def _write_header(stream: io.BufferedIOBase, dtype: type[np.integer], num: int) -> None:
+def _write_header(stream: BufferedIOBase, dtype: type[np.integer], num: int) -> None:
     header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (num,)}
     np.lib.format.write_array_header_1_0(stream, header)
-
-
-def _write(file: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
-    # Under another name first: a run that is stopped here leaves no half of a cache.
-    unfinished = file.with_name(f"{file.stem}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as stream:
-            write(stream)
-        unfinished.replace(file)
-    except OSError as error:
-        raise ValueError(
-            f"`cache` must be a folder that can be written, got '{file.parents[1]}' ({error}); "
-            "name another one."
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()

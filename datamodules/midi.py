@@ -1,15 +1,14 @@
 """Windows of music from a folder of MIDI files, one token per voice and sixteenth note."""
 
 import hashlib
-import json
 import multiprocessing
 import os
 import warnings
 import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from functools import cached_property, partial
+from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric
 from tqdm.auto import tqdm
 
+from ddm.datamodules.cache import fingerprint, write_cache
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least, save_as_text
 from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
 from ddm.pictures import NUM_PITCHES, pianoroll_figure, pianoroll_trajectory_figure
@@ -405,9 +405,7 @@ def _load(path: Path, voices: int, track: int | None, cache: Path | None) -> _Me
             "rename the files, or name another folder."
         )
     names = [file.relative_to(folder).as_posix() for file in files]
-    stats = [file.stat() for file in files]
-    facts = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True)]
-    key = hashlib.sha256(json.dumps([_FORMAT, voices, track, facts]).encode()).hexdigest()[:16]
+    key = fingerprint(files, folder, _FORMAT, voices, track)
     kept = (folder / ".cache" if cache is None else cache) / f"midi-{key}.npz"
     try:
         # Opened here: NumPy leaves a damaged file open.
@@ -426,7 +424,7 @@ def _load(path: Path, voices: int, track: int | None, cache: Path | None) -> _Me
             f"`path` must hold MIDI files with notes{which}, got none among the {len(files)} "
             f"file(s) of '{path}'{reason}; check the files{which and ' and the track'}."
         )
-    _save(melodies, kept)
+    write_cache(kept, partial(_save, melodies))
     return melodies
 
 
@@ -443,24 +441,10 @@ def _read_all(files: list[Path], voices: int, track: int | None) -> list[tuple[n
         return list(progress(pool.map(read, paths, chunksize=32)))
 
 
-def _save(melodies: _Melodies, file: Path) -> None:
-    # Under another name first: a run that is stopped here leaves no half of a cache.
-    unfinished = file.with_name(f"{file.stem}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                tokens=np.concatenate(melodies.pieces),
-                ends=np.cumsum([len(piece) for piece in melodies.pieces]),
-                corrupt=np.array(melodies.corrupt, dtype=np.str_),
-            )
-        unfinished.replace(file)
-    except OSError as error:
-        raise ValueError(
-            f"`cache` must be a folder that can be written, got '{file.parent}' ({error}); name "
-            "another one."
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
+def _save(melodies: _Melodies, stream: BufferedIOBase) -> None:
+    np.savez_compressed(
+        stream,
+        tokens=np.concatenate(melodies.pieces),
+        ends=np.cumsum([len(piece) for piece in melodies.pieces]),
+        corrupt=np.array(melodies.corrupt, dtype=np.str_),
+    )

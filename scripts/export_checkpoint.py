@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddm.checkpoint import load_model
+from ddm.files import replacing
 
 import torch
 
@@ -41,9 +42,8 @@ def main(args: Sequence[str] | None = None) -> Path:
     except (ValueError, OSError, RuntimeError) as error:
         parser.error(str(error))
     checkpoint = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
-    partial = options.out.with_suffix(".partial")
-    torch.save(shrink(checkpoint), partial)
-    partial.replace(options.out)  # never half a file under the name
+    with replacing(options.out) as unfinished:
+        torch.save(shrink(checkpoint), unfinished)
     sizes = [path.stat().st_size / 1e6 for path in (options.checkpoint, options.out)]
     print(f"written: {options.out} ({sizes[1]:.2f} MB of {sizes[0]:.2f} MB)")
     return options.out

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddm.files import replacing
 from ddm.functional import check_times
 
 
@@ -102,16 +102,8 @@ class SamplingSchedule:
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
     """Write a JSON file so that a reader sees the old file or the new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`, whose files nobody else may read.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1))
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
