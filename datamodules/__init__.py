@@ -2,7 +2,8 @@
 
 from ddm.datamodules.countdown import CountDown, chain_entropy, countdown_chain, sample_chain
 from ddm.datamodules.images import Images
-from ddm.datamodules.midi import Midi, melody, tokens_to_midi
+from ddm.datamodules.midi import Midi
+from ddm.datamodules.music import melody, tokens_to_midi
 from ddm.datamodules.sequences import SequenceDataModule, TokenSequences
 from ddm.datamodules.text import Text, trigram_sample
 from ddm.datamodules.vocabularies import (

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pretty_midi
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from scipy.io import wavfile
@@ -25,17 +25,13 @@ from torchmetrics import Metric
 from tqdm.auto import tqdm
 
 from ddm.datamodules.cache import fingerprint, write_cache
+from ddm.datamodules.music import REST, SAMPLE_RATE, melody, note_name, synthesise, tokens_to_midi
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least, save_as_text
 from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
 from ddm.pictures import NUM_PITCHES, pianoroll_figure, pianoroll_trajectory_figure
 
-REST = NUM_PITCHES
-"""The token of silence; the tokens below are MIDI pitches, 60 being the middle C."""
-
 _FORMAT = 1  # of the cache; raise it when the same file gives other tokens
-_MAX_STEPS = 100_000  # a melody of three hours is a damaged file
 _PARALLEL_FROM = 500  # files, below which starting processes takes longer than parsing
-_SAMPLE_RATE = 16_000  # Hz
 _SHOWN = 16
 
 
@@ -196,7 +192,7 @@ class Midi(SequenceDataModule):
         The notes of the voices in one sixteenth are joined by "/".
         """
         columns = tokens.unflatten(1, (-1, self.voices)).tolist()
-        return [" ".join("/".join(map(_name, notes)) for notes in row) for row in columns]
+        return [" ".join("/".join(map(note_name, notes)) for notes in row) for row in columns]
 
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of notes by name, as `decode` writes them, with shape (L,).
@@ -204,7 +200,7 @@ class Midi(SequenceDataModule):
         Raises:
             ValueError: If a word is no note.
         """
-        tokens = {_name(token): token for token in range(REST + 1)}
+        tokens = {note_name(token): token for token in range(REST + 1)}
         words = text.replace("/", " ").split()
         unknown = [word for word in words if word not in tokens]
         if unknown:
@@ -231,8 +227,8 @@ class Midi(SequenceDataModule):
         """Show the pianorolls of samples in TensorBoard, and let the first two be heard."""
         writer.add_figure(title, self._pianorolls(tokens), step)
         for i, row in enumerate(tokens[:2]):
-            audio = torch.from_numpy(_synthesise(row, self.voices))[None]
-            writer.add_audio(f"{title}/{i}", audio, step, sample_rate=_SAMPLE_RATE)
+            audio = torch.from_numpy(synthesise(row, self.voices))[None]
+            writer.add_audio(f"{title}/{i}", audio, step, sample_rate=SAMPLE_RATE)
 
     def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
         """Write every sample as a MIDI file, the first two as audio, and a pianoroll of the first.
@@ -247,8 +243,8 @@ class Midi(SequenceDataModule):
             tokens_to_midi(row, voices=self.voices).write(str(paths[-1]))
             if i < 2:
                 paths.append(folder / f"sample_{i:04d}.wav")
-                audio = 32767 * _synthesise(row, self.voices)
-                wavfile.write(paths[-1], _SAMPLE_RATE, audio.astype(np.int16))
+                audio = 32767 * synthesise(row, self.voices)
+                wavfile.write(paths[-1], SAMPLE_RATE, audio.astype(np.int16))
         return paths
 
     def trajectory_figure(
@@ -290,85 +286,6 @@ class Midi(SequenceDataModule):
             )
         held_out = max(1, round(self.val_fraction * len(long)))
         return long[2 * held_out :], long[:held_out], long[held_out : 2 * held_out]
-
-
-def melody(
-    midi: pretty_midi.PrettyMIDI, track: int | None = None, *, voices: int = 1
-) -> UInt8[np.ndarray, " T"]:
-    """Return the highest sounding pitches of every sixteenth of a piece, from its first note on.
-
-    Notes begin and end at the nearest sixteenth of the file's own beats, and last at least one.
-
-    Args:
-        midi: The piece.
-        track: The index of the one instrument that is read, drums not counted; by default all.
-        voices: The number of pitches per sixteenth, from the top down, filled up with rests.
-
-    Returns:
-        Tokens of type uint8, with shape (T,), `voices` of them per sixteenth; empty if there is no
-        note.
-    """
-    instruments = [instrument for instrument in midi.instruments if not instrument.is_drum]
-    if track is not None:
-        instruments = instruments[track : track + 1]
-    spans = []
-    for note in (note for instrument in instruments for note in instrument.notes):
-        # In seconds the grid would bend with the tempo; in ticks it is even.
-        start, end = (
-            int(4 * midi.time_to_tick(time) / midi.resolution + 0.5)
-            for time in (note.start, note.end)
-        )
-        spans.append((start, max(end, start + 1), note.pitch))
-    if not spans:
-        return np.zeros(0, dtype=np.uint8)
-    first, last = min(span[0] for span in spans), max(span[1] for span in spans)
-    if last - first > _MAX_STEPS:
-        raise ValueError(f"{last - first} sixteenths long")
-    # What sounds is numbered from the top down, so that the highest notes are the smallest numbers.
-    roll = np.full((last - first, NUM_PITCHES), NUM_PITCHES, dtype=np.uint8)
-    for start, end, pitch in spans:
-        roll[start - first : end - first, pitch] = NUM_PITCHES - 1 - pitch
-    top = np.partition(roll, range(voices), axis=1)[:, :voices]
-    return np.where(top < NUM_PITCHES, NUM_PITCHES - 1 - top, REST).astype(np.uint8).reshape(-1)
-
-
-def tokens_to_midi(
-    tokens: Int[Tensor, " L"], tempo: float = 120.0, *, voices: int = 1
-) -> pretty_midi.PrettyMIDI:
-    """Return music as MIDI for a piano; a pitch in neighbouring sixteenths is one held note.
-
-    Args:
-        tokens: Tokens with shape (L,); whatever is no pitch, such as a mask, is silent.
-        tempo: The tempo in quarter notes per minute.
-        voices: The number of tokens per sixteenth.
-    """
-    midi = pretty_midi.PrettyMIDI(initial_tempo=tempo)
-    piano = pretty_midi.Instrument(program=0)
-    columns = tokens.cpu().numpy().reshape(-1, voices)
-    for pitch in np.unique(columns[(columns >= 0) & (columns < REST)]).tolist():
-        sounds = (columns == pitch).any(axis=1)
-        edges = np.flatnonzero(np.diff(sounds, prepend=False, append=False))
-        for start, end in (edges.reshape(-1, 2) * 15 / tempo).tolist():
-            piano.notes.append(pretty_midi.Note(90, pitch, start, end))
-    piano.notes.sort(key=lambda note: note.start)
-    midi.instruments.append(piano)
-    return midi
-
-
-def _synthesise(tokens: Int[Tensor, " L"], voices: int) -> np.ndarray:
-    # Of the length of the tokens, even if they end with rests.
-    audio = np.zeros(len(tokens) // voices * _SAMPLE_RATE // 8, dtype=np.float32)
-    midi = tokens_to_midi(tokens, voices=voices)
-    if midi.instruments[0].notes:  # silence cannot be normalised
-        sound = midi.synthesize(_SAMPLE_RATE)[: len(audio)]
-        audio[: len(sound)] = sound
-    return audio
-
-
-def _name(token: int) -> str:
-    if token == REST:
-        return "-"
-    return pretty_midi.note_number_to_name(token) if 0 <= token < REST else "?"
 
 
 def _windows(pieces: list[np.ndarray], length: int, hop: int) -> Int[Tensor, "N L"]:
