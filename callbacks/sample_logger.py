@@ -104,7 +104,7 @@ class SampleLogger(Callback):
             held_out = data.val_tokens
             rows = (torch.arange(share) + share * trainer.global_rank) % len(held_out)
             reference = held_out[rows].long().to(module.device)
-            if data.prompt_length:
+            if data.prompt_mask is not None:
                 prompt, mask = reference, data.prompt_mask.to(module.device).expand(share, -1)
         trajectory = Trajectory(self.num_trajectories)
         tokens = module.sample(

@@ -23,15 +23,15 @@ class TokenSequences(Dataset[Batch]):
 
     Args:
         tokens: Sequences of any integer type, with shape (N, L); a strided view is fine.
-        prompt_mask: The positions that are given in conditional generation, with shape (L,). If
-            there are any, items hold them as "prompt_mask" beside "tokens", in the same shape.
+        prompt_mask: The positions that are given in conditional generation, with shape (L,); items
+            then hold them as "prompt_mask" beside "tokens", in the same shape.
     """
 
     def __init__(
         self, tokens: Integer[Tensor, "N L"], prompt_mask: Bool[Tensor, " L"] | None = None
     ) -> None:
         self.tokens = tokens
-        self.prompt_mask = prompt_mask if prompt_mask is not None and prompt_mask.any() else None
+        self.prompt_mask = prompt_mask
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -122,8 +122,10 @@ class SequenceDataModule(LightningDataModule, ABC):
         return metrics.compute()
 
     @property
-    def prompt_mask(self) -> Bool[Tensor, " L"]:
-        """The positions that are given in conditional generation, with shape (L,)."""
+    def prompt_mask(self) -> Bool[Tensor, " L"] | None:
+        """The positions that are given in conditional generation, with shape (L,), if there are."""
+        if self.prompt_length == 0:
+            return None
         return torch.arange(self.length) < self.prompt_length
 
     def log_samples(

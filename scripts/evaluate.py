@@ -89,13 +89,13 @@ def measure(
     generator = torch.Generator(module.device).manual_seed(seed)
     held_out = data.test_tokens
     reference = held_out[torch.arange(num_samples) % len(held_out)].long().to(module.device)
-    mask = data.prompt_mask.to(module.device) if data.prompt_length else None
+    mask = data.prompt_mask
     batches = [
         module.sample(
             len(rows),
             schedule,
             prompt=None if mask is None else rows,
-            prompt_mask=None if mask is None else mask.expand(len(rows), -1),
+            prompt_mask=None if mask is None else mask.to(rows.device).expand(len(rows), -1),
             generator=generator,
         ).tokens
         for rows in reference.split(batch_size)

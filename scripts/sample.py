@@ -169,7 +169,7 @@ def prompts(
     if around is not None:
         prompt, mask = encode_prompt(*around, module, data)
         return prompt.expand(num_samples, -1), mask.expand(num_samples, -1)
-    if isinstance(data, SequenceDataModule) and data.prompt_length:
+    if isinstance(data, SequenceDataModule) and data.prompt_mask is not None:
         held_out = data.test_tokens
         rows = torch.arange(num_samples) % len(held_out)
         return held_out[rows].long(), data.prompt_mask.expand(num_samples, -1)

@@ -32,7 +32,7 @@ class GenerativePerplexity(Metric):
 
     References:
         | Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution
-          (Lou et al., 2024), section 5.2
+          (Lou et al., 2024)
         | https://arxiv.org/abs/2310.16834
 
     Args:
