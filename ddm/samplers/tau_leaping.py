@@ -56,8 +56,8 @@ def _compound_poisson(mean: Tensor, x: Tensor) -> Tensor:
     """Return the law of clamp(x + sum_v n_v (v - x), 0, K - 1) with n_v ~ Poisson(mean_v).
 
     The displacement's law is the inverse Fourier transform of its characteristic function on a
-    grid so wide that what wraps around is below rounding. Meant for exact tests and cost tables,
-    K up to a few dozen.
+    grid so wide that what wraps around is below rounding. Meant for exact tests, K up to a few
+    dozen.
     """
     k = mean.shape[-1]
     top = float(mean.sum(-1).max())
