@@ -30,6 +30,7 @@ import torch
 from _report import finish, resume
 from kernel_gain import KERNELS, LENGTH, VOCAB_SIZE, chains, exact, table_of, violations
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from schedule_speed import Timed
 
 MODELS = {"2 x 64": (2, 64), "4 x 128": (4, 128), "4 x 256": (4, 256)}
@@ -160,9 +161,10 @@ def draw(cells: Mapping[str, Any], seconds: float, optimisation: float) -> Figur
         xlabel="CPU seconds per sample, 4 x 128,\noptimisation shared by the samples",
         ylabel="pairs that break the rule",
     )
-    for axes in (split, spread, quality):
+    quality.xaxis.set_minor_formatter(NullFormatter())  # its labels run into each other
+    for axes, place in ((split, "upper left"), (spread, "upper right"), (quality, "lower left")):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=7, loc=place)
     return figure
 
 
