@@ -126,7 +126,7 @@ def draw(cells: Mapping[str, Any], seconds: float, optimisation: float) -> Figur
         seconds: CPU seconds of one network evaluation of one sequence.
         optimisation: Evaluations of one sequence that one optimisation costs.
     """
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
     split, spread, quality = figure.subplots(1, 3)
     for k, (kernel, name) in enumerate(product(("absorbing", "uniform"), ("OptimalSteps", "JYS"))):
         mine = [cells[f"cost/{model}/{kernel}/{name}"] for model in MODELS]
@@ -162,9 +162,12 @@ def draw(cells: Mapping[str, Any], seconds: float, optimisation: float) -> Figur
         ylabel="pairs that break the rule",
     )
     quality.xaxis.set_minor_formatter(NullFormatter())  # its labels run into each other
-    for axes, place in ((split, "upper left"), (spread, "upper right"), (quality, "lower left")):
+    for axes in (split, spread, quality):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7, loc=place)
+        # Above the panel, where it hides nothing.
+        axes.legend(
+            frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2
+        )
     return figure
 
 
