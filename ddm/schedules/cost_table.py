@@ -23,6 +23,7 @@ from ddm.schedules.schedule import (
     write_json,
 )
 from ddm.schedules.shortest_path import shortest_paths
+from ddm.schedules.smoothing import signed_roots, smooth
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ class CostTable:
     The cost of a schedule is `J = sum_k w(t_{k+1}) E(t_k -> t_{k+1})`: excess nats per sequence,
     each weighted by how much of an error made at that time survives to t = 0. `schedule(N)`
     minimises it by a shortest path through the table, then lets the times leave the grid.
-    Between grid times the root of the excess, which is nearly linear in both times, is
-    interpolated. For N beyond the grid, times follow the density `sqrt(w kappa)`, where
-    `E ~ kappa h^2` for short steps, and the cost is `(int sqrt(w kappa))^2 / N`.
+    The root of the excess is nearly linear in both times: it is averaged over neighbouring times,
+    which removes noise that a shortest path would exploit, and interpolated between them. For N
+    beyond the grid, times follow the density `sqrt(w kappa)`, where `E ~ kappa h^2` for short
+    steps, and the cost is `(int sqrt(w kappa))^2 / N`.
 
     Attributes:
         times: Increasing grid from 0 to 1, (M + 1,).
@@ -68,6 +70,7 @@ class CostTable:
         num_held_out: Sequences behind `held_out`.
         num_calls: Network calls spent, pilot included.
         seconds: Wall-clock time spent.
+        width: How widely costs are averaged, in cells, see `smooth`; 0 takes them as measured.
 
     Raises:
         ValueError: A cost is NaN or infinite, or an excess is clearly negative: below zero by 6
@@ -85,6 +88,7 @@ class CostTable:
     num_held_out: int
     num_calls: int
     seconds: float = 0.0
+    width: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a table that a shortest path would be misled by."""
@@ -121,11 +125,10 @@ class CostTable:
     @property
     def density(self) -> np.ndarray:
         """Optimal density of times `sqrt(w kappa)`, the mean in every cell, (M,)."""
-        cells = np.maximum(self.excess.diagonal(-1), 0.0)
         # The mean of the square root of a weight that is linear between a^2 and b^2.
         a, b = np.sqrt(self.weights[:-1]), np.sqrt(self.weights[1:])
         root = 2 / 3 * (a**2 + a * b + b**2) / np.maximum(a + b, 1e-150)
-        return root * np.sqrt(cells) / np.diff(self.times)
+        return root * np.maximum(self._roots.diagonal(-1), 0.0) / np.diff(self.times)
 
     @property
     def asymptote(self) -> float:
@@ -134,7 +137,7 @@ class CostTable:
 
     @cached_property
     def _paths(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        steps = self.weights[None, :] * np.maximum(self.excess, 0.0)
+        steps = self.weights[None, :] * np.maximum(self._roots, 0.0) ** 2
         return shortest_paths(steps, min(self.num_cells, 256))
 
     def evaluate(self, times: Sequence[float], *, held_out: bool = False) -> float:
@@ -245,11 +248,11 @@ class CostTable:
 
     @cached_property
     def _roots(self) -> np.ndarray:
-        return _signed_roots(self.excess)
+        return smooth(signed_roots(self.excess), self.width)
 
     @cached_property
     def _roots_held_out(self) -> np.ndarray:
-        return _signed_roots(self.held_out)
+        return smooth(signed_roots(self.held_out), self.width)
 
     def _by_density(self, num_steps: int) -> np.ndarray:
         """Return decreasing times that follow the optimal density for short steps."""
@@ -301,16 +304,6 @@ def keep_best(table: CostTable, candidates: Mapping[str, SamplingSchedule]) -> D
     costs = {name: table.evaluate(s.times, held_out=True) for name, s in candidates.items()}
     winner = min(costs, key=costs.__getitem__)
     return Decision(winner, candidates[winner], costs)
-
-
-def _signed_roots(excess: np.ndarray) -> np.ndarray:
-    """Return sqrt(excess) below the diagonal and its negative mirror image above it.
-
-    For short steps `sqrt(E) = sqrt(kappa) (t - s)`, so this function of (t, s) is smooth across
-    the diagonal and bilinear interpolation of it is exact to second order.
-    """
-    root = np.sqrt(np.maximum(np.tril(excess, -1), 0.0))
-    return np.asarray(root - root.T)
 
 
 def describe(thing: object) -> str:

@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
-from ddm.kernels import Absorbing
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 from ddm.schedules.cost_table import CostTable, Setting, residuals
 from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
 from ddm.schedules.retention import retention
-from ddm.schedules.step_cost import StepCosts, excess, measure_step_costs, monotone_costs
+from ddm.schedules.smoothing import choose_width, signed_roots
+from ddm.schedules.step_cost import StepCosts, excess, measure_step_costs
 
 
 class OptimalSteps(ScheduleOptimizer):
@@ -125,32 +125,33 @@ class OptimalSteps(ScheduleOptimizer):
         begin: float,
     ) -> CostTable:
         num_held_out = max(2, len(costs.nats) // 4)
-        halves = []
         own, rest = costs.part(slice(-num_held_out)), costs.part(slice(-num_held_out, None))
-        for part in (own, rest):
-            if isinstance(process.kernel, Absorbing):
-                mean = monotone_costs(process, part)
-            else:
-                mean = part.nats.mean(0)
-            cells = mean.diagonal(-1)
-            merged = mean.diagonal(-2) - cells[1:] - cells[:-1]
-            rest_of_cells = residuals(costs.times, merged)
-            halves.append(excess(mean, cells - rest_of_cells))
-        used = excess(own.nats)
-        error = used.std(0) / len(used) ** 0.5
+        survival = retention(own.errors).numpy()
+        first, second = (
+            signed_roots(mean_excess(own.part(slice(k, None, 2))).numpy()) for k in range(2)
+        )
         return CostTable(
             times=costs.times.numpy(),
-            excess=halves[0].numpy(),
-            standard_error=error.numpy(),
-            held_out=halves[1].numpy(),
-            retention=retention(own.errors).numpy(),
+            excess=mean_excess(own).numpy(),
+            standard_error=(excess(own.nats).std(0) / len(own.nats) ** 0.5).numpy(),
+            held_out=mean_excess(rest).numpy(),
+            retention=survival,
             gamma=self.gamma,
             setting=Setting.of(process, sampler),
-            num_samples=len(used),
+            num_samples=len(own.nats),
             num_held_out=num_held_out,
             num_calls=calls_before + costs.num_calls,
             seconds=time.monotonic() - begin,
+            width=choose_width(first, second, survival**self.gamma),
         )
+
+
+def mean_excess(costs: StepCosts) -> Float[Tensor, "T T"]:
+    """Return the mean over sequences of what steps cost against infinitely many short ones."""
+    mean = costs.nats.mean(0)
+    cells = mean.diagonal(-1)
+    merged = mean.diagonal(-2) - cells[1:] - cells[:-1]
+    return excess(mean, cells - residuals(costs.times, merged))
 
 
 def pilot_grid(num_times: int) -> Float[Tensor, " T"]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -23,7 +22,6 @@ from ddm.denoisers import (
 )
 from ddm.functional import gather_objects
 from ddm.kernels import Absorbing
-from ddm.process import ForwardProcess
 from ddm.samplers.sampler import CHUNK
 from ddm.schedules.retention import blind_ratio, sign_test, still_seen
 
@@ -177,25 +175,6 @@ def step_costs(
     """
     p = prediction
     return p.process.bridge_divergence(p.posterior(), x_0, p.x_t, p.t[0], s)
-
-
-def monotone_costs(process: ForwardProcess, costs: StepCosts) -> Float[Tensor, "T T"]:
-    r"""Return the mean costs of the absorbing kernel from its loss curve, made monotone.
-
-    Here `C(t -> s) = (m(t) - m(s)) G(t)`, with the share m of masks and the cross-entropy of the
-    masked tokens divided by it, G(t): one curve instead of a table, whose left-Riemann error is
-    the excess cost (https://arxiv.org/abs/2511.04647). A token is harder to guess the fewer others
-    are seen, so G increases with t and isotonic regression removes noise that a shortest path
-    would exploit.
-    """
-    share = process.noised_share(costs.times)
-    curves = costs.nats[:, 1:, 0] / share[1:]
-    # A curve that does not vary (a single sequence, or constant data) needs no weighting.
-    variance = curves.var(0, unbiased=False)
-    weights = 1.0 / variance.clamp(min=1e-9 * float(variance.max()) or 1.0)
-    curve = isotonic_regression(curves.mean(0).numpy(), weights=weights.numpy()).x
-    g = torch.cat([torch.zeros(1, dtype=torch.float64), torch.from_numpy(curve.copy())])
-    return ((share[:, None] - share[None, :]) * g[:, None]).tril(-1)
 
 
 def loss_curve_costs(curve: Float[np.ndarray, " L"]) -> Float[np.ndarray, "T T"]:

@@ -2,12 +2,12 @@
 
 Smoothed CountDown chains with V = 8 and L = 32, analytic sampler, three seeds. Each question varies
 one thing: the exponent gamma of the weights (error of samples), placement and size of the grid of
-the cost table and the number of its sequences (cost of the schedules as an independent, larger
-table sees it, over that of the best variant), and the draws: exact ones in float64, an
-inverse distribution function in float32, and the double logarithm with 1e-6 inside of common code
-(error of samples, and whether schedules are still ranked in the same order). Writes
-docs/results/ablations.{json,png}; finished cells are kept, so an interrupted run goes on where it
-stopped.
+the cost table, the number of its sequences and their averages over neighbouring times (cost of the
+schedules as an independent, larger table sees it, over that of the best variant), and the draws:
+exact ones in float64, an inverse distribution function in float32, and the double logarithm with
+1e-6 inside of common code (error of samples, and whether schedules are still ranked in the same
+order). Writes docs/results/ablations.{json,png}; finished cells are kept, so an interrupted run
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ KERNELS: dict[str, Callable[[int], Kernel]] = {
 GAMMAS = (0.0, 0.5, 0.7, 1.0, 2.0, 4.0)
 NUM_CALLS = (16, 24, 48, 96)
 NUM_SEQUENCES = (16, 64, 256, 1024)
+AS_MEASURED = ", as measured"
+"""Ending of the names of tables without averages over neighbouring times."""
 NUM_STEPS = (4, 8, 16)
 NUM_STEPS_DRAWN = (8, 32)
 
@@ -167,8 +169,11 @@ def error(
 
 
 def over_reference(kernel: str, table: CostTable, size: int) -> dict[str, float]:
-    """Return the cost of its schedules, as a larger table sees it, over that table's own."""
-    reference = measured(kernel, 1000, size, "two passes", 120)
+    """Return the cost of its schedules, as a larger table sees it, over that table's own.
+
+    The larger one is taken as measured, which favours no way to smooth.
+    """
+    reference = replace(measured(kernel, 1000, size, "two passes", 120), width=0.0)
     return {
         str(n): reference.evaluate(table.schedule(n).times) / reference.cost(n) - 1
         for n in NUM_STEPS
@@ -207,13 +212,13 @@ def grids(kernel: str, seed: int, options: argparse.Namespace) -> dict[str, dict
 
 
 def sequences(kernel: str, seed: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return judged costs by number of sequences and N."""
-    return {
-        str(size): over_reference(
-            kernel, measured(kernel, seed, size, "two passes", 48), options.num_reference
-        )
-        for size in options.num_sequences
-    }
+    """Return judged costs by number of sequences, smoothed or as measured, and N."""
+    found = {}
+    for size in options.num_sequences:
+        table = measured(kernel, seed, size, "two passes", 48)
+        for name, variant in (("", table), (AS_MEASURED, replace(table, width=0.0))):
+            found[f"{size}{name}"] = over_reference(kernel, variant, options.num_reference)
+    return found
 
 
 def draws(kernel: str, seed: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -280,13 +285,18 @@ def draw_figure(tables: dict[str, dict[str, Table]]) -> Figure:
             places = range(len(GAMMAS))
             gamma_axes.errorbar(places, mean, spread, marker=".", capsize=2, label=f"N = {n}")
             gamma_axes.axhline(found["gamma"]["uniform"][n][0], color=f"C{k}", linestyle=":")
-            sizes = list(found["sequences"])
-            mean, spread = np.array([found["sequences"][size][n] for size in sizes]).T
-            size_axes.errorbar(sizes, 100 * mean, 100 * spread, marker=".", capsize=2)
+            sizes = [size for size in found["sequences"] if not size.endswith(AS_MEASURED)]
+            for ending, line in (("", "-"), (AS_MEASURED, ":")):
+                rows = [found["sequences"][size + ending][n] for size in sizes]
+                mean, spread = 100 * np.array(rows).T
+                style = {"marker": ".", "capsize": 2, "color": f"C{k}", "linestyle": line}
+                size_axes.errorbar(sizes, mean, spread, **style)
         gamma_axes.set_xticks(places, labels=[f"{g:g}" for g in GAMMAS])
         gamma_axes.set(yscale="log", xlabel="gamma", ylabel="pairs that break the rule")
         gamma_axes.set_title(f"{kernel} (dotted: uniform schedule)")
-        size_axes.set(xlabel="sequences behind the table", ylabel="cost over the best variant, %")
+        size_axes.set(
+            xlabel="sequences (dotted: table as measured)", ylabel="cost over the best variant, %"
+        )
         for k, placement in enumerate(PLACEMENTS):
             rows = [found["grid"][f"{placement}, {calls}"] for calls in NUM_CALLS]
             for n, line in (("4", ":"), ("16", "-")):
@@ -316,7 +326,7 @@ def main(args: Sequence[str] | None = None) -> None:
     add("--num-samples", type=int, default=512, help="samples per cell and seed")
     add("--num-sequences", nargs="+", type=int, default=list(NUM_SEQUENCES))
     add("--num-grid-sequences", type=int, default=96, help="sequences for the study of grids")
-    add("--num-reference", type=int, default=384, help="sequences for the table that judges")
+    add("--num-reference", type=int, default=1536, help="sequences for the table that judges")
     options = parser.parse_args(args)
     settings = {k: v for k, v in vars(options).items() if k not in ("kernels", "seeds")}
     measures = {
