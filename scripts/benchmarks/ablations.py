@@ -287,10 +287,11 @@ def draw_figure(tables: dict[str, dict[str, Table]]) -> Figure:
             gamma_axes.axhline(found["gamma"]["uniform"][n][0], color=f"C{k}", linestyle=":")
             sizes = [size for size in found["sequences"] if not size.endswith(AS_MEASURED)]
             for ending, line in (("", "-"), (AS_MEASURED, ":")):
-                rows = [found["sequences"][size + ending][n] for size in sizes]
-                mean, spread = 100 * np.array(rows).T
-                style = {"marker": ".", "capsize": 2, "color": f"C{k}", "linestyle": line}
-                size_axes.errorbar(sizes, mean, spread, **style)
+                points = [found["sequences"][size + ending][n] for size in sizes]
+                mean, spread = 100 * np.array(points).T
+                size_axes.errorbar(
+                    sizes, mean, spread, marker=".", capsize=2, color=f"C{k}", linestyle=line
+                )
         gamma_axes.set_xticks(places, labels=[f"{g:g}" for g in GAMMAS])
         gamma_axes.set(yscale="log", xlabel="gamma", ylabel="pairs that break the rule")
         gamma_axes.set_title(f"{kernel} (dotted: uniform schedule)")
