@@ -92,7 +92,7 @@ def _load(name: str) -> tuple[Any, nn.Module]:
 
         place = str(path.parent) if gguf else name
         tokenizer = AutoTokenizer.from_pretrained(place, **gguf)
-        model = AutoModelForCausalLM.from_pretrained(place, **gguf)
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **gguf)
     except ImportError as error:
         raise ValueError(
             "`language_model` needs the packages of the extra `generative`, got "
@@ -105,4 +105,4 @@ def _load(name: str) -> tuple[Any, nn.Module]:
             f"name of one at Hugging Face, got '{name}' ({str(error).strip().splitlines()[0]}); "
             "check the spelling, or download it first."
         ) from error
-    return tokenizer, model.float().eval().requires_grad_(False)
+    return tokenizer, model.eval().requires_grad_(False)
