@@ -34,10 +34,20 @@ test: $(INSTALLED) ## Run the tests (WORKERS=2 processes; PYTEST_ARGS="-m 'not s
 demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the CPU
 	$(BIN)/python scripts/demo.py
 
-results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again
-	@set -e; for script in scripts/benchmarks/[!_]*.py; do \
-		echo "== $$script"; $(BIN)/python "$$script"; \
+# What measures time runs alone; the others share the cores.
+TIMED := core_speed data_loading schedule_speed text_loading
+BENCHMARKS := $(filter-out _%,$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
+
+results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=2 at a time)
+	@mkdir -p runs/benchmarks
+	$(BIN)/python scripts/prepare_data.py folk --limit 1200
+	@set -e; for name in $(TIMED); do \
+		echo "== $$name"; $(BIN)/python scripts/benchmarks/$$name.py; \
 	done
+	@echo 'Output and progress of the others: runs/benchmarks/*.log'
+	@printf '%s\n' $(filter-out $(TIMED),$(BENCHMARKS)) | OMP_NUM_THREADS=1 xargs -P $(WORKERS) -I{} \
+		sh -c 'echo "== {}"; $(BIN)/python scripts/benchmarks/{}.py > runs/benchmarks/{}.log 2>&1 || \
+		{ cat runs/benchmarks/{}.log; exit 255; }'
 
 clean: ## Remove the environment, build outputs and caches
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -79,18 +79,13 @@ def draw(results: Mapping[str, list[dict[str, Any]]]) -> Figure:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        default=["countdown"],
-        help="names in checkpoints/ (default: countdown)",
-    )
+    parser.add_argument("--models", nargs="+", help="names in checkpoints/ (default: all)")
     parser.add_argument("--num-samples", type=int, default=128, help="samples per cell")
     parser.add_argument("--num-sequences", type=int, default=48, help="for the search of JYS")
     options = parser.parse_args()
     found = {path.stem: path for path in sorted((ROOT / "checkpoints").glob("*.ckpt"))}
     results: dict[str, list[dict[str, Any]]] = {}
-    for model in (bar := tqdm(options.models)):
+    for model in (bar := tqdm(options.models or found)):
         bar.set_postfix_str(model)
         data = load_data(found[model])
         assert data is not None

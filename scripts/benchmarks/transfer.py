@@ -6,7 +6,8 @@
   schedule optimised for the target, minus 1, judged by a table of independent sequences.
 - Samplers: rule violations of every sampler with uniform steps and those of the analytic step, by
   which all are judged.
-- Checkpoints: a small network is trained; schedules of earlier steps are used at later ones.
+- Checkpoints: a small network is trained; schedules of earlier steps are used at later ones, and
+  those of its weights with their average.
 
 Writes docs/results/transfer.{json,png}.
 """
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations, product
-from typing import Any
+from typing import Any, cast
 
 from ddm import Absorbing, CostTable, ForwardProcess, Gaussian, Kernel, Uniform
 from ddm.backbones import Transformer
@@ -38,6 +39,7 @@ from kernel_gain import LENGTH, VOCAB_SIZE, Chain, chains, exact, table_of, viol
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 NUM_STEPS = (4, 8, 16)
 CLOCKS = ("t", "alpha", "information")
@@ -144,12 +146,19 @@ def across_samplers(chain: Chain, num_data: int, num_samples: int) -> dict[str, 
     return found
 
 
-def training(kernel: Kernel, chain: Chain, at: Sequence[int]) -> Iterator[tuple[int, Denoiser]]:
-    """Train a 2 x 64 Transformer and yield it at some steps; rates as in configs/countdown.yaml."""
+def training(
+    kernel: Kernel, chain: Chain, at: Sequence[int]
+) -> Iterator[tuple[int, Denoiser, Denoiser]]:
+    """Train a 2 x 64 Transformer; yield it and its average at some steps.
+
+    The rates are those of configs/countdown.yaml.
+    """
     torch.manual_seed(0)
     noise = torch.Generator().manual_seed(0)
     network = Transformer(kernel.num_states, dim=64, depth=2, num_heads=4)
     denoiser = MeanDenoiser(network, ForwardProcess(kernel, LogLinear()))
+    average = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    averaged = cast("Denoiser", average.module)  # a copy of its type
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, at[-1])
@@ -162,24 +171,31 @@ def training(kernel: Kernel, chain: Chain, at: Sequence[int]) -> Iterator[tuple[
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
+        average.update_parameters(denoiser)
         if step in at:
-            yield step, denoiser.eval()
+            yield step, denoiser.eval(), averaged.eval()
             denoiser.train()
 
 
 def across_checkpoints(
     kernel: Kernel, chain: Chain, at: Sequence[int], num_data: int
 ) -> dict[str, Any]:
-    """Return the loss of the schedule of step a at the later step b, "a/b/N", and of uniform."""
+    """Return the loss of the schedule of step a at the later step b, "a/b/N", averaged weights.
+
+    Also those of uniform steps and of the schedule of the weights that were not averaged.
+    """
     tables: dict[int, tuple[CostTable, CostTable]] = {}
-    for step, denoiser in training(kernel, chain, at):
-        pair = (table_of(denoiser, chain, num_data, seed) for seed in (0, 1))
+    raw: dict[int, CostTable] = {}
+    for step, denoiser, averaged in training(kernel, chain, at):
+        pair = (table_of(averaged, chain, num_data, seed) for seed in (0, 1))
         tables[step] = (next(pair), next(pair))
+        raw[step] = table_of(denoiser, chain, num_data, 0)
     found: dict[str, Any] = {}
     for b, (table, judge) in tables.items():
         for n in NUM_STEPS:
             best = judge.evaluate(table.schedule(n).times)
             found[f"uniform/{b}/{n}"] = judge.evaluate(SamplingSchedule.uniform(n).times) / best - 1
+            found[f"not averaged/{b}/{n}"] = judge.evaluate(raw[b].schedule(n).times) / best - 1
             for a in (a for a in tables if a < b):
                 found[f"{a}/{b}/{n}"] = judge.evaluate(tables[a][0].schedule(n).times) / best - 1
     return found
