@@ -324,7 +324,7 @@ def test_tensorboard_views(tmp_path):
     calls = [e.value for e in events.Scalars("schedule/network_calls")]
     assert calls == [SMALL["num_times"] + SMALL["pilot_times"]] * 2
     settings = Path(logger.log_dir, "hparams.yaml").read_text()
-    assert "OptimalSteps(gamma=0.7, num_times=6, pilot_times=4)" in settings
+    assert "OptimalSteps(gamma=0.5, num_times=6, pilot_times=4)" in settings
 
 
 class SomebodyElses(LightningModule):

@@ -31,8 +31,8 @@ class OptimalSteps(ScheduleOptimizer):
 
     Args:
         gamma: Exponent of the weights, see `retention`; 0 charges every error in full. The default
-            is what the study of scripts/benchmarks/regret.py supports. It has no effect with the
-            absorbing kernel.
+            is what the studies scripts/benchmarks/{regret,trained_gamma}.py support. It has no
+            effect with the absorbing kernel.
         num_times: Times of the measured grid.
         pilot_times: Times of the pilot grid.
         batch_size: Sequences per network call; all of them by default.
@@ -43,7 +43,7 @@ class OptimalSteps(ScheduleOptimizer):
 
     def __init__(
         self,
-        gamma: float = 0.7,
+        gamma: float = 0.5,
         *,
         num_times: int = 72,
         pilot_times: int = 24,

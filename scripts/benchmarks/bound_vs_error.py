@@ -6,7 +6,7 @@ samples) and total variation. Nothing is sampled. The objectives, exact and to b
 
 - "CDE": conditional total correlations of the true x_s given x_t, summed over the steps: the excess
   cost of analytic steps. With the analytic sampler it is the bound itself.
-- "weighted CDE": every step weighted by the retention r^0.7 where it lands, as in `OptimalSteps`.
+- "weighted CDE": every step weighted by the retention r^0.5 where it lands, as in `OptimalSteps`.
 - "own law": CDE plus what the sampler's law of single tokens loses, as divergence from its mixture
   with the analytic law in equal parts; without the mixture it would often be infinite.
 - "weighted own law": the same with weights.
@@ -60,7 +60,7 @@ OBJECTIVES = (
     "path KLUB",
 )
 ERRORS = ("KL", "TV")
-GAMMA = 0.7
+GAMMA = 0.5
 
 
 def laws() -> dict[str, Tensor]:

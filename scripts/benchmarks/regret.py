@@ -42,7 +42,7 @@ KERNELS: dict[str, Callable[[int], Kernel]] = {
     "gaussian": lambda vocab_size: discretised_gaussian(vocab_size, width=0.8),
 }
 NUM_STEPS = (2, 3, 4, 6, 8)
-DEFAULT = "r^0.7"
+DEFAULT = "r^0.5"
 
 
 def joints() -> dict[str, tuple[str, Tensor]]:

@@ -27,7 +27,8 @@ from evaluate import main as evaluate
 
 METRICS = {
     "countdown": "countdown_error",
-    "digits": "frechet_distance",
+    "digits": "frechet_pca32",
+    "fashion": "frechet_pca32",
     "folk": "note_hellinger",
     "pydoc": "word_share",
 }
