@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer
+from jaxtyping import Float, Int, Integer
+from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -16,6 +17,7 @@ from ddm.datamodules.corpus import Corpus, Files
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least
 from ddm.datamodules.vocabularies import CharacterVocabulary, Vocabulary
 from ddm.metrics import DistinctN, GenerativePerplexity, UnigramEntropy, WordShare, split_words
+from ddm.pictures import text_figure
 
 
 class Text(SequenceDataModule):
@@ -159,6 +161,12 @@ class Text(SequenceDataModule):
     def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
         """Return the text of each sequence; the mask becomes U+FFFD."""
         return self.vocabulary.decode(tokens)
+
+    def trajectory_figure(
+        self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]
+    ) -> Figure:
+        """Return `trajectory_text` as a picture; masks are shaded."""
+        return text_figure(self.trajectory_text(times, states))
 
     def metrics(self) -> dict[str, Metric]:
         """Return the share of words that the held-out text knows, and measures of diversity.

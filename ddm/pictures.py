@@ -53,6 +53,27 @@ def trajectory_figure(
     return figure
 
 
+def text_figure(text: str, width: int = 140) -> Figure:
+    """Return a picture of text in letters of one width; masks, U+FFFD, are shaded.
+
+    Args:
+        text: Lines to show; longer ones are cut and go on below.
+        width: Letters per line.
+    """
+    lines = [
+        line[start : start + width]
+        for line in text.replace("\ufffd", "\u2591").splitlines()
+        for start in range(0, max(len(line), 1), width)
+    ]
+    letter = 7 / 72  # inches; the font is .602 of it wide
+    size = (0.3 + 0.61 * letter * max(map(len, lines)), 0.2 + 1.4 * letter * len(lines))
+    figure = Figure(figsize=size)
+    style = {"family": "monospace", "size": 72 * letter, "va": "top", "linespacing": 1.4}
+    # A dollar is no formula here.
+    figure.text(0.1 / size[0], 1 - 0.1 / size[1], "\n".join(lines), style, parse_math=False)
+    return figure
+
+
 def image_trajectory_figure(
     times: Float[Tensor, "T M"], images: UInt8[Tensor, "T M 3 H W"]
 ) -> Figure:

@@ -9,7 +9,7 @@ from cases import each_legal_pair
 from ddm.datamodules import CountDown, Images, Text
 from ddm.denoisers import ExactDenoiser
 from ddm.noise import LogLinear
-from ddm.pictures import pianoroll_trajectory_figure, trajectory_figure
+from ddm.pictures import pianoroll_trajectory_figure, text_figure, trajectory_figure
 from ddm.process import ForwardProcess
 from ddm.samplers import Trajectory
 from exact import random_joint
@@ -95,7 +95,15 @@ def test_text_shows_the_mask_sign(tmp_path):
     assert data.trajectory_text(TIMES[:2], states) == (
         "t = 1.000  ����\nt = 0.250  ab↵�\n\nt = 1.000  �ab↵\nt = 0.750  bab↵"
     )
-    assert len(data.trajectory_figure(TIMES[:2], states).axes) == 3  # two samples, the colour bar
+    (shown,) = data.trajectory_figure(TIMES[:2], states).texts
+    assert shown.get_text().splitlines()[1] == "t = 0.250  ab↵░"
+
+
+def test_text_pictures_cut_lines_and_show_dollars():
+    """Long lines go on below, empty ones stay, and nothing is taken for a formula."""
+    (shown,) = text_figure("$a_1$ costs\n\nnothing", width=5).texts
+    assert shown.get_text().splitlines() == ["$a_1$", " cost", "s", "", "nothi", "ng"]
+    assert not shown.get_parse_math()
 
 
 @pytest.mark.parametrize("colours", [1, 3])

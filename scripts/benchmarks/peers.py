@@ -77,7 +77,7 @@ def diffusers(denoiser: Denoiser, x: Tensor, times: Sequence[float]) -> Tensor:
     """Draw with `diffusers`, uniform kernel: logits of the full posterior, equal steps alone."""
     from diffusers import DiscreteDDIMScheduler
 
-    scheduler = DiscreteDDIMScheduler(num_inference_steps=len(times) - 1)
+    scheduler: Any = DiscreteDDIMScheduler(num_inference_steps=len(times) - 1)
     for k, t in enumerate(times[:-1]):
         logits = posterior(denoiser, x, t).log()
         x = scheduler.step(logits, k, x, temperature=1.0).prev_sample
