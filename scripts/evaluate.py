@@ -104,6 +104,11 @@ def measure(
     return {name: float(value) for name, value in values.items()}
 
 
+def sha256(path: Path) -> str:
+    """Return the digest of a file, which tells whether finished cells still hold."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean over seeds and half the width of its 95 % interval (Student's t)."""
     mean, n = float(np.mean(values)), len(values)
@@ -208,11 +213,13 @@ def main(args: Sequence[str] | None = None) -> Cells:
         data.setup("test")
         setting = {
             "checkpoint": options.checkpoint.name,
-            "sha256": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest(),
+            "sha256": sha256(options.checkpoint),
             "num_samples": options.num_samples,
             "num_sequences": options.num_sequences,
             "batch_size": options.batch_size,
         }
+        if (beside := schedules_beside(options.checkpoint)).is_file():
+            setting["schedules_sha256"] = sha256(beside)
         if options.language_model is not None:
             setting["language_model"] = options.language_model
         content = read_json(path) if path.is_file() else {"setting": setting, "cells": {}}

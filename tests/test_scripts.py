@@ -165,6 +165,22 @@ def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
     assert len(calls) == 1
 
 
+def test_evaluate_notices_other_schedules(checkpoint, tmp_path, capsys):
+    """Cells of schedules that have been optimised anew since are not mixed with new ones."""
+    import shutil
+
+    import optimize_schedule
+    from evaluate import main
+
+    copy, out = tmp_path / checkpoint.name, tmp_path / "out"
+    shutil.copy(checkpoint, copy)
+    main([str(copy), *EVALUATION, "--schedules=uniform", f"--out={out}"])
+    optimize_schedule.main([str(copy), "--num-steps", "2", "--num-samples=32"])
+    with pytest.raises(SystemExit):
+        main([str(copy), *EVALUATION, "--schedules=uniform", f"--out={out}"])
+    assert "results of another evaluation" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.stats import t as student
 
 from ddm.functional import check_times
 from ddm.process import ForwardProcess
@@ -73,8 +74,9 @@ class CostTable:
         width: How widely costs are averaged, in cells, see `smooth`; 0 takes them as measured.
 
     Raises:
-        ValueError: A cost is NaN or infinite, or an excess is clearly negative: below zero by 6
-            standard errors and 5 % of the cost of a single step.
+        ValueError: A cost is NaN or infinite, or an excess is clearly negative: below zero
+            by 6 standard errors (more for few sequences), 5 % of the cost of a single step, and a
+            hundredth of a nat, which is of no consequence.
     """
 
     times: np.ndarray
@@ -100,8 +102,10 @@ class CostTable:
                     f"{(~np.isfinite(table)).sum()} steps; the network excludes what the data do "
                     "at some time."
                 )
-        # An imperfect network may contradict itself a little between noise levels.
-        slack = 6 * self.standard_error + 0.05 * max(self.excess[-1, 0], 0.0) + 1e-6
+        # An imperfect network may contradict itself a little between noise levels; few sequences do
+        # not know their own error well (for many of them the factor is 6).
+        factor = student.isf(1e-9, max(self.num_samples - 1, 1))
+        slack = factor * self.standard_error + 0.05 * max(self.excess[-1, 0], 0.0) + 0.01
         negative = self.excess < -slack
         if negative.any():
             i, j = (int(k) for k in np.argwhere(negative)[0])
