@@ -165,7 +165,7 @@ def main() -> None:
         "--schedules", nargs="+", choices=SCHEDULES, help="measure these alone, keep other results"
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--num-samples", type=int, default=1024, help="samples per cell and seed")
+    parser.add_argument("--num-samples", type=int, default=512, help="samples per cell and seed")
     parser.add_argument("--num-data", type=int, default=1024, help="sequences for the cost table")
     options = parser.parse_args()
     unfinished = RESULTS / "exact_chains.part.json"
