@@ -242,9 +242,12 @@ def main(args: Sequence[str] | None = None) -> Cells:
     ]
     if missing:
         names, num_steps = options.schedules, options.num_steps
-        found = find_schedules(
-            names, num_steps, module, data, options.checkpoint, options.num_sequences
-        )
+        try:
+            found = find_schedules(
+                names, num_steps, module, data, options.checkpoint, options.num_sequences
+            )
+        except ValueError as error:
+            parser.error(f"`schedules` cannot all be found: {error} Leave those out that are not.")
         for n in num_steps:
             figure = plot_schedules({name: found[name][n] for name in names})
             figure.savefig(out / f"schedules_{n}_steps.png", dpi=120)

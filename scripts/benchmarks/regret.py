@@ -341,10 +341,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
     parser.add_argument(
-        "--known", action="store_true", help="trust the best schedules of docs/results/regret.json"
+        "--search",
+        action="store_true",
+        help="search for the best schedules instead of taking those of regret.json",
     )
     options = parser.parse_args()
-    earlier = read_json(RESULTS / "regret.json")["rows"] if options.known else []
+    earlier = read_json(RESULTS / "regret.json")["rows"] if not options.search else []
     known = {(r["joint"], r["kernel"], r["num_steps"]): tuple(r["best_times"]) for r in earlier}
     rows = list(study(joints(), options.kernels, NUM_STEPS, known))
     table = summary(rows)
