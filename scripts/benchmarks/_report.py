@@ -30,12 +30,18 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
     shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
-        "command": " ".join(["python", str(shown), *sys.argv[1:]]),
+        "command": " ".join(["python", str(shown), *map(_short, sys.argv[1:])]),
         "commit": commit.stdout.strip() + (" + changes" if changed.stdout.strip() else ""),
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), GPU: {gpu}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "seed": seed,
     }
+
+
+def _short(argument: str) -> str:
+    """Return an argument; of a file elsewhere only its name, which alone means something here."""
+    path = Path(argument)
+    return path.name if path.is_absolute() and path.exists() else argument
 
 
 def save(name: str, content: dict[str, Any], seed: int | None = None) -> Path:
