@@ -20,7 +20,13 @@ from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule, Text
 from ddm.module import DiscreteDiffusion
-from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised, SamplingSchedule
+from ddm.schedules import (
+    JumpYourSteps,
+    OptimalSteps,
+    Optimised,
+    SamplingSchedule,
+    ScheduleOptimizer,
+)
 from ddm.schedules.plots import plot_schedules
 from ddm.schedules.schedule import read_json, write_json
 
@@ -42,12 +48,16 @@ def find_schedules(
     data: SequenceDataModule,
     checkpoint: Path,
     num_sequences: int,
+    batch_size: int,
 ) -> dict[str, dict[int, SamplingSchedule]]:
     """Return the schedules by name and number of steps; only `jys` and `optimal` call the network.
 
-    The optimal ones are those that training has left beside the checkpoint, if it has.
+    The optimal ones are those that training has left beside the checkpoint, if it has. A method
+    that cannot be used with the model is left out, with a word on the screen.
     """
-    x_0 = data.train_tokens[:num_sequences].long().to(module.device)
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randperm(len(data.train_tokens), generator=generator)[:num_sequences]
+    x_0 = data.train_tokens[which].long().to(module.device)
     beside = schedules_beside(checkpoint)
     found: dict[str, dict[int, SamplingSchedule]] = {}
     for name in names:
@@ -59,18 +69,25 @@ def find_schedules(
             found[name] = {n: SamplingSchedule.cosine(n) for n in num_steps}
             continue
         kept = Optimised.load(beside) if name == "optimal" and beside.is_file() else None
+        if kept is not None and kept.table is not None:
+            kept.table.check(module.process, module.sampler)
         schedules = {} if kept is None else {n: kept.schedule(n) for n in num_steps}
         if None in schedules.values() or not schedules:
-            optimizer = OptimalSteps() if name == "optimal" else JumpYourSteps()
-            result = optimizer(
-                module.denoiser,
-                module.sampler,
-                x_0,
-                num_steps,
-                prompt_mask=data.prompt_mask,
-                generator=generator,
-                progress=True,
-            )
+            method = OptimalSteps if name == "optimal" else JumpYourSteps
+            optimizer: ScheduleOptimizer = method(batch_size=batch_size)
+            try:
+                result = optimizer(
+                    module.denoiser,
+                    module.sampler,
+                    x_0,
+                    num_steps,
+                    prompt_mask=data.prompt_mask,
+                    generator=generator,
+                    progress=True,
+                )
+            except ValueError as error:
+                print(f"`{name}` is left out: {error}")
+                continue
             found[name] = result.schedules
         else:
             found[name] = {n: s for n, s in schedules.items() if s is not None}
@@ -190,16 +207,19 @@ def main(args: Sequence[str] | None = None) -> Cells:
     out = options.out or options.checkpoint.with_suffix(".evaluation")
     path = out / "evaluation.json"
     try:  # all that can be wrong, before the first network call
-        for name in ("num_samples", "seeds", "num_sequences", "batch_size"):
-            if getattr(options, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
+        least = {"num_samples": 1, "seeds": 1, "num_sequences": 8, "batch_size": 1}
+        for name, number in least.items():
+            if getattr(options, name) < number:
+                value = getattr(options, name)
+                raise ValueError(f"`{name}` must be at least {number}, got {value}.")
         if min(options.num_steps) < 1:
             raise ValueError(f"`num_steps` must be at least 1, got {min(options.num_steps)}.")
         module, data = load_model(options.checkpoint).to(device), load_data(options.checkpoint)
         if not isinstance(data, SequenceDataModule):
             raise ValueError(
                 f"`checkpoint` must say what data it was trained on, but '{options.checkpoint}' "
-                "does not; train it with scripts/train.py."
+                "does not, or they cannot be read (a warning above says why); train it with "
+                "scripts/train.py, or bring its data back."
             )
         if options.language_model is not None:
             if not isinstance(data, Text):
@@ -241,15 +261,21 @@ def main(args: Sequence[str] | None = None) -> Cells:
         if str(seed) not in cells.get(f"{name}/{n}", {})
     ]
     if missing:
-        names, num_steps = options.schedules, options.num_steps
         try:
             found = find_schedules(
-                names, num_steps, module, data, options.checkpoint, options.num_sequences
+                options.schedules,
+                options.num_steps,
+                module,
+                data,
+                options.checkpoint,
+                options.num_sequences,
+                options.batch_size,
             )
         except ValueError as error:
-            parser.error(f"`schedules` cannot all be found: {error} Leave those out that are not.")
-        for n in num_steps:
-            figure = plot_schedules({name: found[name][n] for name in names})
+            parser.error(str(error))
+        missing = [cell for cell in missing if cell[0] in found]
+        for n in options.num_steps:
+            figure = plot_schedules({name: schedules[n] for name, schedules in found.items()})
             figure.savefig(out / f"schedules_{n}_steps.png", dpi=120)
     for name, n, seed in (bar := tqdm(missing, desc="cells")):
         bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
@@ -268,7 +294,8 @@ def main(args: Sequence[str] | None = None) -> Cells:
     shown = list(dict.fromkeys(row["schedule"] for row in rows))
     for metric in dict.fromkeys(row["metric"] for row in rows):
         draw(rows, metric).savefig(out / f"{metric}.png", dpi=120)
-        print(f"\n{metric} (mean ± half of the 95 % interval, {options.seeds} seed(s))")
+        num_seeds = max(map(len, cells.values()))
+        print(f"\n{metric} (mean ± half of the 95 % interval, {num_seeds} seed(s))")
         print(f"{'N':>4s}", *(f"{name:>19s}" for name in shown))
         table = {(r["num_steps"], r["schedule"]): r for r in rows if r["metric"] == metric}
         for n in sorted({n for n, _ in table}):

@@ -10,6 +10,7 @@ on where it stopped.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from evaluate import SCHEDULES, summarise
 from evaluate import main as evaluate
 
+FINISHED = ROOT / "runs" / "benchmarks" / "trained"
+"""Where the cells of an unfinished run are."""
 MEASURED = {
     "countdown": ("countdown_error", 128),
     "digits": ("frechet_pca32", 256),
@@ -36,9 +39,6 @@ MEASURED = {
 
 The tables have all metrics.
 """
-
-WITHOUT_JYS = ("fashion_mnist",)
-"""Models whose KLUB is infinite: far from the data they exclude levels that the data take."""
 
 
 def table(rows: list[dict[str, Any]], metric: str) -> str:
@@ -65,7 +65,7 @@ def draw(results: Mapping[str, list[dict[str, Any]]]) -> Figure:
     lines = -(-len(results) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.8 * lines), layout="constrained")
     panels = np.atleast_1d(figure.subplots(lines, columns)).flat
-    for axes, (model, rows) in zip(panels, results.items(), strict=False):
+    for (model, rows), axes in zip(results.items(), panels, strict=False):
         metric = MEASURED[model.partition("_")[0]][0]
         for name in SCHEDULES:
             line = [r for r in rows if (r["schedule"], r["metric"]) == (name, metric)]
@@ -96,11 +96,12 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     for model in (bar := tqdm(options.models or found)):
         bar.set_postfix_str(model)
-        data = load_data(found[model])
-        assert data is not None
         try:
+            data = load_data(found[model])
+            if data is None:
+                raise ValueError("its data cannot be read, see the warning.")
             data.prepare_data()
-        except ValueError as error:  # its data are not at hand
+        except ValueError as error:  # they are not at hand
             print(f"{model} is left out: {error}")
             continue
         cells = evaluate(
@@ -108,9 +109,7 @@ def main() -> None:
                 str(found[model]),
                 f"--num-samples={MEASURED[model.partition('_')[0]][1]}",
                 f"--num-sequences={options.num_sequences}",
-                "--schedules",
-                *(name for name in SCHEDULES if name != "jys" or model not in WITHOUT_JYS),
-                f"--out={ROOT / 'runs' / 'benchmarks' / 'trained' / model}",
+                f"--out={FINISHED / model}",
             ]
         )
         results[model] = summarise(cells)
@@ -121,6 +120,8 @@ def main() -> None:
     num_samples = {model: num for model, (_, num) in MEASURED.items()}
     setting = {"num_samples": num_samples, "num_sequences": options.num_sequences}
     save("trained_models", {**setting, "results": results}, seed=3)
+    for model in results:  # another run measures anew
+        shutil.rmtree(FINISHED / model)
 
 
 if __name__ == "__main__":
