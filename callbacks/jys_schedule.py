@@ -68,7 +68,8 @@ class JYSScheduleCallback(Callback):
         num_steps: Numbers of steps to keep schedules for.
         optimizer: Any `ScheduleOptimizer`; `OptimalSteps()` by default. The exponent gamma of the
             contraction weights is its argument.
-        every_n_epochs: Update before the validation of every n-th epoch; 1 if neither is given.
+        every_n_epochs: Update once in every n-th epoch, before its first validation, or at its end
+            if it has none; 1 if neither is given.
         every_n_steps: Update after every n-th optimiser step instead.
         num_samples: Sequences to measure on, over all ranks.
         smoothing: Share of the previous times that is kept at an update, in [0, 1).
@@ -133,6 +134,7 @@ class JYSScheduleCallback(Callback):
         self._recent: deque[Tensor] = deque()
         self._mask: Tensor | None = None
         self._last_update = 0
+        self._last_epoch = -1
         self._began = 0.0
         self._spent = 0.0
 
@@ -171,7 +173,7 @@ class JYSScheduleCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; a resumed run does not repeat the update it was saved after."""
-        self._last_update = trainer.global_step
+        self._last_update, self._last_epoch = trainer.global_step, -1
         self._began, self._spent = time.monotonic(), 0.0
 
     def on_train_batch_end(
@@ -200,11 +202,12 @@ class JYSScheduleCallback(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Update before the validation of an epoch, so that its samples use the new schedules."""
-        if self.every_n_epochs is None or trainer.sanity_checking or not self._recent:
-            return
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and trainer.global_step > self._last_update:
-            self._update(trainer, pl_module)
+        if not trainer.sanity_checking:
+            self._update_once_in_epoch(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Update now if the epoch had no validation."""
+        self._update_once_in_epoch(trainer, pl_module)
 
     def on_train_batch_start(
         self,
@@ -222,6 +225,14 @@ class JYSScheduleCallback(Callback):
         share = self._spent / max(time.monotonic() - self._began, 1e-9)
         rank_zero_info(f"Optimising schedules took {self._spent:.1f} s, {share:.1%} of training.")
         _log(trainer, {"schedule/share_of_training_time": share})
+
+    def _update_once_in_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch
+        if self.every_n_epochs is None or not self._recent or epoch == self._last_epoch:
+            return
+        if (epoch + 1) % self.every_n_epochs == 0 and trainer.global_step > self._last_update:
+            self._last_epoch = epoch
+            self._update(trainer, pl_module)
 
     def _update(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Optimise, keep the best, log; training goes on with the old schedules if it fails."""
@@ -245,7 +256,7 @@ class JYSScheduleCallback(Callback):
                 if found.table is None:  # needed to judge what was found, and to draw it
                     table = OptimalSteps().table(denoiser, sampler, x_0, **settings)
                     found = Optimised(found.schedules, found.num_calls + table.num_calls, table)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # such as no memory left
             rank_zero_warn(f"Schedules are not updated at step {step}, the old ones stay: {error}")
             return
         seconds = time.monotonic() - begin

@@ -139,6 +139,35 @@ def test_period(tmp_path, every, steps):
     assert [h["num_steps"] for h in callback.history] == [2, 3] * len(steps)
 
 
+@pytest.mark.parametrize(
+    ("every", "settings", "steps"),
+    [
+        (1, {}, [4, 8, 12, 16]),  # no validation at all
+        (3, {"check_val_every_n_epoch": 2}, [12]),
+        (2, {"val_check_interval": 2}, [6, 14]),  # at the first validation of the epoch
+    ],
+)
+def test_epochs_without_or_with_many_validations(tmp_path, every, settings, steps):
+    """There is one update in every n-th epoch, wherever validations are."""
+    callback = JYSScheduleCallback((2,), optimizer=Spy(), num_samples=16, every_n_epochs=every)
+    loaders = (data(), data(16)) if settings else (data(),)
+    trainer(tmp_path, callback, epochs=4, **settings).fit(module(), *loaders)
+    assert [h["step"] for h in callback.history] == steps
+
+
+def test_no_memory_is_no_end(tmp_path):
+    """Where the device fails, training goes on with the old schedules."""
+
+    class Fails(Spy):
+        def __call__(self, *args, **kwargs):
+            raise torch.OutOfMemoryError("no memory left")
+
+    callback = JYSScheduleCallback((2,), optimizer=Fails(), num_samples=16)
+    with pytest.warns(UserWarning, match="not updated at step 4.*no memory left"):
+        trainer(tmp_path, callback, epochs=1).fit(module(), data())
+    assert callback.schedule(2) == SamplingSchedule.uniform(2)
+
+
 @pytest.mark.parametrize("optimizer", [Spy(), JumpYourSteps(num_probes=2)])
 def test_schedules_around_a_prompt(tmp_path, monkeypatch, optimizer):
     """The prompt of the training batches is handed on, whether the optimiser has a table or not."""

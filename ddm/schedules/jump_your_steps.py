@@ -138,15 +138,15 @@ class _Gain:
 
     def __call__(self, m: float) -> float:
         """Return nats per sequence; one network call per batch, two the first time."""
-        mine: Tensor | ValueError
+        mine: Tensor | ValueError | RuntimeError
         try:
             mine = self._measure(m)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             # One process that gives up must not leave the others waiting for its result.
             mine = error
         parts: list[Tensor] = []
         for theirs in gather_objects(mine):
-            if isinstance(theirs, ValueError):
+            if isinstance(theirs, (ValueError, RuntimeError)):
                 raise theirs
             parts.append(theirs)
         nats = torch.cat(parts)

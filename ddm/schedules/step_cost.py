@@ -113,7 +113,7 @@ def measure_step_costs(
         total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
     )
     mine: list[tuple[Tensor, Tensor]] = []
-    failure: ValueError | None = None
+    failure: ValueError | RuntimeError | None = None
     try:
         with torch.no_grad(), bar:
             for batch in batches:
@@ -122,7 +122,7 @@ def measure_step_costs(
                 rows = zip(*_rows(given, free, path, times, bar), strict=True)
                 nats, errors = (torch.stack(row, 1).cpu() for row in rows)
                 mine.append((torch.nn.functional.pad(nats, (0, 0, 1, 0)), errors))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         # One process that gives up must not leave the others waiting for its costs.
         failure = error
     parts: list[tuple[Tensor, Tensor]] = []
