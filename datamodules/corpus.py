@@ -125,7 +125,8 @@ class Files(Corpus):
             )
         files, folder = [path], path.parent
         if path.is_dir():
-            files, folder = sorted([*path.rglob("*.txt"), *path.rglob("*.txt.gz")]), path
+            found = sorted([*path.rglob("*.txt"), *path.rglob("*.txt.gz")])
+            files, folder = [file for file in found if file.is_file()], path
         if not files:
             raise ValueError(
                 f"`path` must name a folder with `*.txt` or `*.txt.gz` files, got '{path}' with "

@@ -24,10 +24,10 @@ class Text(SequenceDataModule):
     """Windows of the tokens of a text, which are characters or parts of words.
 
     The last documents are held out: about `val_fraction` of the tokens for testing, and as many
-    before them for validation. The cuts fall between documents (at the exact token if there is
-    one document only), so no training window overlaps held-out text. Training windows start every
-    `length // 2` tokens, so each token is seen at two offsets per epoch; their order is shuffled
-    in every epoch. Validation and test windows do not overlap.
+    before them for validation. The cuts fall between documents (at the exact token where no
+    document ends near them), so no training window overlaps held-out text. Training windows start
+    every `length // 2` tokens, so each token is seen at two offsets per epoch; their order is
+    shuffled in every epoch. Validation and test windows do not overlap.
 
     Files are read and tokenised once, a few million characters at a time. The vocabulary and the
     tokens (two bytes each up to 65,536 tokens, else four) are kept in `cache`, under a name that
@@ -177,12 +177,11 @@ class Text(SequenceDataModule):
         """
         # The metrics hold the vocabulary, not this object, which drags the trainer along.
         decode = self.vocabulary.decode
-        metrics: dict[str, Metric] = {
-            "word_share": WordShare(self.held_out_words, decode),
-            "word_share_4": WordShare(self.held_out_words, decode, min_length=4),
-            "unigram_entropy": UnigramEntropy(),
-            "distinct_4": DistinctN(4),
-        }
+        metrics: dict[str, Metric] = {}
+        if self.held_out_words:  # a text of numbers has none
+            metrics["word_share"] = WordShare(self.held_out_words, decode)
+            metrics["word_share_4"] = WordShare(self.held_out_words, decode, min_length=4)
+        metrics |= {"unigram_entropy": UnigramEntropy(), "distinct_4": DistinctN(4)}
         if self.language_model is not None:
             perplexity = GenerativePerplexity(decode, self.language_model)
             metrics["generative_perplexity"] = perplexity
@@ -256,12 +255,16 @@ def trigram_sample(
 
 
 def _cuts(ends: Int[np.ndarray, " D"], val_fraction: float) -> tuple[int, int]:
-    # At the starts of documents nearest to where the fractions would put them.
+    # At the starts of documents nearest to where the fractions would put them, if one is near.
     total = int(ends[-1])
     first, second = (round(total * (1 - held_out)) for held_out in (2 * val_fraction, val_fraction))
-    if len(ends) == 1:
-        return first, second
-    return int(ends[np.abs(ends - first).argmin()]), int(ends[np.abs(ends - second).argmin()])
+    starts = [int(ends[np.abs(ends - cut).argmin()]) for cut in (first, second)]
+    if any(
+        abs(start - cut) > 0.4 * (total - second)
+        for start, cut in zip(starts, (first, second), strict=True)
+    ):
+        return first, second  # there are few documents, or a very long one
+    return starts[0], starts[1]
 
 
 def _python_documentation() -> list[str]:

@@ -57,14 +57,14 @@ def text_figure(text: str, width: int = 140) -> Figure:
     """Return a picture of text in letters of one width; masks, U+FFFD, are shaded.
 
     Args:
-        text: Lines to show; longer ones are cut and go on below.
+        text: Lines to show, at most 150; longer ones are cut and go on below.
         width: Letters per line.
     """
     lines = [
         line[start : start + width]
         for line in text.replace("\ufffd", "\u2591").splitlines()
         for start in range(0, max(len(line), 1), width)
-    ]
+    ][:150]  # a page of it takes a second
     letter = 7 / 72  # inches; the font is .602 of it wide
     size = (0.3 + 0.61 * letter * max(map(len, lines)), 0.2 + 1.4 * letter * len(lines))
     figure = Figure(figsize=size)

@@ -78,10 +78,32 @@ def test_text_reads_files(tmp_path):
     (tmp_path / "inner" / "a.txt").write_text("0123456789" * 8, encoding="utf-8")
     data = Text(str(tmp_path / "inner" / "a.txt"), length=5, batch_size=2, val_fraction=0.1)
     assert texts(data) == ["0123456789" * 6 + "0123", "45678901", "23456789"]
-    (tmp_path / "b.txt").write_text("0" * 9, encoding="utf-8")
-    (tmp_path / "z.txt").write_text("z" * 9, encoding="utf-8")
-    data = Text(str(tmp_path), length=5, batch_size=2, val_fraction=0.4)
-    assert texts(data) == ["0" * 9 + "\n", "0123456789" * 8 + "\n", "z" * 9 + "\n"]
+    (tmp_path / "b.txt").write_text("0" * 79, encoding="utf-8")
+    (tmp_path / "z.txt").write_text("z" * 79, encoding="utf-8")
+    (tmp_path / "folder.txt").mkdir()
+    data = Text(str(tmp_path), length=5, batch_size=2, val_fraction=0.33)
+    assert texts(data) == ["0" * 79 + "\n", "0123456789" * 8 + "\n", "z" * 79 + "\n"]
+
+
+@pytest.mark.parametrize("num", [2, 3, 10])
+def test_few_large_files(num, tmp_path):
+    """Where no file ends near the cuts, they are at the exact token, as in a single file."""
+    for k in range(num):
+        (tmp_path / f"{k}.txt").write_text(f"{k} " * 500, encoding="utf-8")
+    data = Text(str(tmp_path), length=5, batch_size=2, val_fraction=0.01)
+    sizes = [len(text) for text in texts(data)]
+    assert sum(sizes) == num * 1001
+    assert sizes[1:] == [pytest.approx(num * 10, abs=1)] * 2
+
+
+def test_text_without_words(tmp_path):
+    """Numbers have no words to share, and are measured by what they have."""
+    (tmp_path / "numbers.txt").write_text("0123456789 " * 50, encoding="utf-8")
+    data = Text(str(tmp_path / "numbers.txt"), length=5, batch_size=2, val_fraction=0.1)
+    assert set(data.measure(data.val_tokens.long(), data.val_tokens.long())) == {
+        "unigram_entropy",
+        "distinct_4",
+    }
 
 
 def test_word_share_tells_text_from_trigrams():
