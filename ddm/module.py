@@ -44,8 +44,10 @@ class DiscreteDiffusion(LightningModule):
     `trainer.predict` draws one sample per sequence of its batches and keeps the marked tokens.
 
     The noise of a training batch depends on the seed, the epoch and the index of the batch alone,
-    so a resumed run continues exactly as if it had not stopped (dropout excepted, which draws from
-    the global state). Validation repeats its noise in every epoch, so that epochs are comparable.
+    so a run that is resumed from the end of an epoch continues exactly as if it had not stopped
+    (dropout excepted, which draws from the global state; in the middle of an epoch, the loader
+    starts anew with other batches). Validation repeats its noise in every epoch, so that epochs are
+    comparable.
 
     Args:
         kernel: Where tokens jump.
@@ -169,7 +171,15 @@ class DiscreteDiffusion(LightningModule):
             self.train(training)
 
     def setup(self, stage: str) -> None:
-        """Take the seed of the run, which `seed_everything` has set."""
+        """Take the seed of the run, which `seed_everything` has set.
+
+        Raises:
+            ValueError: The device has no float64, in which probabilities meet draws.
+        """
+        if self.trainer.strategy.root_device.type == "mps":
+            raise ValueError(
+                "`accelerator` must have float64, got 'mps'; pass `--trainer.accelerator cpu`."
+            )
         self._seed = torch.initial_seed()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -165,6 +165,19 @@ def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
     assert len(calls) == 1
 
 
+def test_sample_refuses_the_schedule_of_another_kernel(checkpoint, tmp_path, capsys):
+    """A schedule says what it was found for; with another kernel it is no optimum of anything."""
+    from sample import main
+
+    from ddm import SamplingSchedule
+
+    info = {"kernel": "Gaussian(num_states=3, vocab_size=3)"}
+    SamplingSchedule((1.0, 0.5, 0.0), "optimal", info).save(tmp_path / "other.json")
+    with pytest.raises(SystemExit):
+        main([str(checkpoint), f"--schedule={tmp_path / 'other.json'}", f"--out={tmp_path}"])
+    assert "`kernel` must be the one the schedule was found for" in capsys.readouterr().err
+
+
 def test_evaluate_notices_other_schedules(checkpoint, tmp_path, capsys):
     """Cells of schedules that have been optimised anew since are not mixed with new ones."""
     import shutil

@@ -179,9 +179,12 @@ class CostTable:
             )
         values = self._paths[0]
         enough = np.flatnonzero(values <= cost)
-        if len(enough):
-            return int(enough[0])
-        return max(len(values), math.ceil(self.asymptote / cost))
+        if not len(enough):
+            return max(len(values), math.ceil(self.asymptote / cost))
+        steps = int(enough[0])
+        while steps > 1 and self.cost(steps - 1) <= cost:  # times between those of the grid
+            steps -= 1
+        return steps
 
     def check(self, process: ForwardProcess, sampler: Sampler) -> None:
         """Refuse to be used for another kernel, noise or sampler than the table was measured for.
@@ -189,13 +192,7 @@ class CostTable:
         Raises:
             ValueError: They differ.
         """
-        here = asdict(Setting.of(process, sampler))
-        for name, value in asdict(self.setting).items():
-            if here[name] != value:
-                raise ValueError(
-                    f"`{name}` must be the one the cost table was measured for, {value}, got "
-                    f"{here[name]}; optimise the schedule again."
-                )
+        check_setting(asdict(self.setting), process, sampler)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, for JSON files and checkpoints."""
@@ -308,6 +305,25 @@ def keep_best(table: CostTable, candidates: Mapping[str, SamplingSchedule]) -> D
     costs = {name: table.evaluate(s.times, held_out=True) for name, s in candidates.items()}
     winner = min(costs, key=costs.__getitem__)
     return Decision(winner, candidates[winner], costs)
+
+
+def check_setting(found: Mapping[str, Any], process: ForwardProcess, sampler: Sampler) -> None:
+    """Refuse a schedule or table that was found for another kernel, noise or sampler.
+
+    Args:
+        found: What is known of where it was found, such as `SamplingSchedule.info`.
+        process: The process to use it with.
+        sampler: The sampler to use it with.
+
+    Raises:
+        ValueError: They differ.
+    """
+    for name, here in asdict(Setting.of(process, sampler)).items():
+        if found.get(name, here) != here:
+            raise ValueError(
+                f"`{name}` must be the one the schedule was found for, {found[name]}, got {here}; "
+                "optimise the schedule again."
+            )
 
 
 def describe(thing: object) -> str:

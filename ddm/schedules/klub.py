@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction, checked_call, chunks, times_like
+from ddm.functional import positive_log
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 from ddm.samplers.reveal import mask_of
@@ -159,7 +160,7 @@ class KLUB:
         process, m = fresh.process, one_time(fresh.t)
         rate_m = process.reverse_rate(fresh.posterior(), fresh.x_t, m)
         rate_t = process.reverse_rate(kept_posterior(kept, fresh), fresh.x_t, m)
-        nats = torch.xlogy(rate_m, rate_m) - torch.xlogy(rate_m, rate_t)
+        nats = rate_m * (positive_log(rate_m) - positive_log(rate_t))  # large, never infinite
         if self.compensator:
             nats = nats - rate_m + rate_t
         return (m - s) * nats.sum((-1, -2))
@@ -205,7 +206,7 @@ class TokenKLUB(KLUB):
         process, m = fresh.process, one_time(fresh.t)
         law_m = process.bridge(fresh.posterior(), fresh.x_t, m, s)
         law_t = process.bridge(kept_posterior(kept, fresh), fresh.x_t, m, s)
-        return (torch.xlogy(law_m, law_m) - torch.xlogy(law_m, law_t)).sum((-1, -2))
+        return (law_m * (positive_log(law_m) - positive_log(law_t))).sum((-1, -2))
 
 
 class RevealKLUB(TokenKLUB):

@@ -25,7 +25,8 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
     """Return command, commit, hardware, versions and seed of this run."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain", "ddm"], capture_output=True, text=True)
+    code = ("ddm", "datamodules", "callbacks", "scripts")
+    changed = subprocess.run([*git, "status", "--porcelain", *code], capture_output=True, text=True)
     script = Path(sys.argv[0]).resolve()
     shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"

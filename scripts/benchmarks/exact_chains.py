@@ -168,15 +168,17 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=512, help="samples per cell and seed")
     parser.add_argument("--num-data", type=int, default=1024, help="sequences for the cost table")
     options = parser.parse_args()
+    settings = {"num_samples": options.num_samples, "num_data": options.num_data}
     unfinished = RESULTS / "exact_chains.part.json"
-    done = read_json(unfinished) if unfinished.exists() else {}
+    kept = read_json(unfinished) if unfinished.exists() else {}
+    done = kept["cells"] if kept.get("settings") == settings else {}
     tables = read_json(RESULTS / "exact_chains.json")["tables"] if options.schedules else {}
     for name in options.cases:
         for seed in range(options.seeds):
             cells = done.setdefault(name, {})
             names = options.schedules or SCHEDULES
             run(CASES[name], names, seed, options.num_samples, options.num_data, cells)
-            write_json(unfinished, done)
+            write_json(unfinished, {"settings": settings, "cells": done})
         tables[name] = tables.get(name, {}) | summary(done[name])
         print(f"\n{CASES[name].title}: share of pairs that break the rule, mean +- s.e.")
         for schedule, row in tables[name].items():
@@ -184,7 +186,6 @@ def main() -> None:
             print(f"{schedule:16s} {cells}")
     figure = draw(tables)
     figure.savefig(RESULTS / "exact_chains.png", dpi=120)
-    settings = {"num_samples": options.num_samples, "num_data": options.num_data}
     save("exact_chains", {"settings": settings, "tables": tables}, seed=options.seeds)
     unfinished.unlink()
 
