@@ -67,13 +67,14 @@ def draw(results: Mapping[str, list[dict[str, Any]]]) -> Figure:
     panels = np.atleast_1d(figure.subplots(lines, columns)).flat
     for (model, rows), axes in zip(results.items(), panels, strict=False):
         metric = MEASURED[model.partition("_")[0]][0]
-        for name in SCHEDULES:
+        for color, name in enumerate(SCHEDULES):
             line = [r for r in rows if (r["schedule"], r["metric"]) == (name, metric)]
             if not line:
                 continue
             steps, means = [r["num_steps"] for r in line], [r["mean"] for r in line]
             bars = [r["half_width_95"] for r in line]
-            axes.errorbar(steps, means, bars, marker=".", capsize=2, label=name)
+            style = {"marker": ".", "capsize": 2, "color": f"C{color}"}
+            axes.errorbar(steps, means, bars, label=name, **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(steps, labels=[str(n) for n in steps])
         axes.set(title=model, xlabel="network calls", ylabel=metric)
