@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from ddm import Absorbing, DenseKernel, ForwardProcess, Kernel, OptimalSteps, Uniform
 from ddm.datamodules.countdown import countdown_chain, sample_chain
@@ -19,11 +21,11 @@ from ddm.metrics import CountDownError
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import JumpYourSteps, SamplingSchedule
-from ddm.schedules.schedule import read_json, write_json
+from ddm.schedules.schedule import read_json
 
 import numpy as np
 import torch
-from _report import RESULTS, save
+from _report import RESULTS, finish, resume
 from matplotlib.figure import Figure
 from released_jys import released_jys
 from tqdm import tqdm
@@ -82,16 +84,13 @@ def run(
     seed: int,
     num_samples: int,
     num_data: int,
-    done: dict[str, float],
-) -> None:
-    """Measure every missing cell of one case and seed, for the named schedules."""
+) -> dict[str, dict[str, float]]:
+    """Return the errors of one case and seed, by schedule and N."""
     initial, transition = countdown_chain(case.vocab_size, case.smoothing)
     process = ForwardProcess(case.kernel(case.vocab_size), LogLinear())
     denoiser = MarkovChainDenoiser(process, initial, transition)
     data = torch.Generator().manual_seed(seed)
     x_0 = sample_chain(initial, transition, num_data, case.length, data)
-    if all(f"{name}|{case.num_steps[0]}|{seed}" in done for name in names):
-        return
     few = x_0[:256]  # a search calls the network hundreds of times
     numbers, powers = case.num_steps, (2, 4, 8, 16)
     found: dict[str, dict[int, SamplingSchedule]] = {}
@@ -107,31 +106,32 @@ def run(
             method = JumpYourSteps() if name == "JYS" else OptimalSteps()
             x = few if name == "JYS" else x_0
             found[name] = method(denoiser, Analytic(), x, numbers, generator=generator).schedules
-    for n in tqdm(numbers[::-1], desc=f"{case.title}, seed {seed}"):  # all are done with the first
+    errors: dict[str, dict[str, float]] = {name: {} for name in names}
+    for n in tqdm(numbers, desc=f"{case.title}, seed {seed}"):
         for name in names:
-            key, schedule = f"{name}|{n}|{seed}", found[name].get(n)
-            if schedule is None or key in done:
+            schedule = found[name].get(n)
+            if schedule is None:
                 continue
             noise = torch.Generator().manual_seed(1000 + seed)  # the same for all schedules
             metric = CountDownError(case.vocab_size)
             for _ in range(num_samples // 256):
                 x = process.kernel.sample_prior((256, case.length), noise)
                 metric.update(Analytic()(denoiser, x, schedule.times, generator=noise).tokens)
-            done[key] = float(metric.compute())
+            errors[name][str(n)] = float(metric.compute())
+    return errors
 
 
-def summary(done: dict[str, float]) -> dict[str, dict[str, tuple[float, float]]]:
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and standard error over seeds; 0 of a single one."""
+    num = len(values)
+    return float(np.mean(values)), float(np.std(values, ddof=1) / num**0.5) if num > 1 else 0.0
+
+
+def summary(seeds: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
     """Return mean and standard error over seeds, by schedule and N."""
-    cells: dict[str, dict[str, list[float]]] = {}
-    for key, value in done.items():
-        name, n, _ = key.split("|")
-        cells.setdefault(name, {}).setdefault(n, []).append(value)
     return {
-        name: {
-            n: (float(np.mean(v)), float(np.std(v, ddof=1) / len(v) ** 0.5) if len(v) > 1 else 0.0)
-            for n, v in sorted(row.items(), key=lambda item: int(item[0]))
-        }
-        for name, row in cells.items()
+        name: {n: mean_and_error([errors[name][n] for errors in seeds]) for n in row}
+        for name, row in seeds[0].items()
     }
 
 
@@ -168,26 +168,24 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=512, help="samples per cell and seed")
     parser.add_argument("--num-data", type=int, default=1024, help="sequences for the cost table")
     options = parser.parse_args()
+    names = options.schedules or SCHEDULES
     settings = {"num_samples": options.num_samples, "num_data": options.num_data}
-    unfinished = RESULTS / "exact_chains.part.json"
-    kept = read_json(unfinished) if unfinished.exists() else {}
-    done = kept["cells"] if kept.get("settings") == settings else {}
+    measures = {
+        f"{name}|{seed}": partial(run, CASES[name], names, seed, **settings)
+        for name in options.cases
+        for seed in range(options.seeds)
+    }
+    cells = resume("exact_chains", {**settings, "schedules": names}, measures)
     tables = read_json(RESULTS / "exact_chains.json")["tables"] if options.schedules else {}
     for name in options.cases:
-        for seed in range(options.seeds):
-            cells = done.setdefault(name, {})
-            names = options.schedules or SCHEDULES
-            run(CASES[name], names, seed, options.num_samples, options.num_data, cells)
-            write_json(unfinished, {"settings": settings, "cells": done})
-        tables[name] = tables.get(name, {}) | summary(done[name])
+        found = summary([cells[f"{name}|{seed}"] for seed in range(options.seeds)])
+        tables[name] = tables.get(name, {}) | found
         print(f"\n{CASES[name].title}: share of pairs that break the rule, mean +- s.e.")
         for schedule, row in tables[name].items():
-            cells = "  ".join(f"N={n}: {m:.4f} +- {e:.4f}" for n, (m, e) in row.items())
-            print(f"{schedule:16s} {cells}")
-    figure = draw(tables)
-    figure.savefig(RESULTS / "exact_chains.png", dpi=120)
-    save("exact_chains", {"settings": settings, "tables": tables}, seed=options.seeds)
-    unfinished.unlink()
+            numbers = "  ".join(f"N={n}: {m:.4f} +- {e:.4f}" for n, (m, e) in row.items())
+            print(f"{schedule:16s} {numbers}")
+    content = {"settings": settings, "tables": tables}
+    finish("exact_chains", content, draw(tables), seed=options.seeds)
 
 
 if __name__ == "__main__":
