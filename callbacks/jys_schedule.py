@@ -27,8 +27,8 @@ from ddm.schedules import (
     ScheduleOptimizer,
     keep_best,
 )
-from ddm.schedules.cost_table import describe
 from ddm.schedules.plots import plot_costs, plot_density, plot_evolution
+from ddm.schedules.setting import describe
 
 
 def tokens_of(batch: Any) -> Tensor:  # noqa: ANN401

@@ -257,14 +257,11 @@ def trigram_sample(
 def _cuts(ends: Int[np.ndarray, " D"], val_fraction: float) -> tuple[int, int]:
     # At the starts of documents nearest to where the fractions would put them, if one is near.
     total = int(ends[-1])
-    first, second = (round(total * (1 - held_out)) for held_out in (2 * val_fraction, val_fraction))
-    starts = [int(ends[np.abs(ends - cut).argmin()]) for cut in (first, second)]
-    if any(
-        abs(start - cut) > 0.4 * (total - second)
-        for start, cut in zip(starts, (first, second), strict=True)
-    ):
-        return first, second  # there are few documents, or a very long one
-    return starts[0], starts[1]
+    cuts = np.array([round(total * (1 - held)) for held in (2 * val_fraction, val_fraction)])
+    starts = ends[np.abs(ends - cuts[:, None]).argmin(1)]
+    if (np.abs(starts - cuts) > 0.4 * (total - cuts[1])).any():
+        starts = cuts  # there are few documents, or a very long one
+    return int(starts[0]), int(starts[1])
 
 
 def _python_documentation() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -96,6 +96,25 @@ def gather_objects(mine: T) -> list[T]:
     theirs: list[T] = [mine] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(theirs, mine)
     return theirs
+
+
+def gather_made(make: Callable[[], T]) -> list[T]:
+    """Return what every process makes; where one fails, all of them raise its error.
+
+    So a process that gives up, having no memory left or a network that returns NaN, does not leave
+    the others waiting. A collective call, see `gather_objects`.
+    """
+    mine: T | ValueError | RuntimeError
+    try:
+        mine = make()
+    except (ValueError, RuntimeError) as error:
+        mine = error
+    made: list[T] = []
+    for theirs in gather_objects(mine):
+        if isinstance(theirs, (ValueError, RuntimeError)):
+            raise theirs
+        made.append(theirs)
+    return made
 
 
 def check_times(times: Float[Tensor, " T"] | Sequence[float]) -> Float[Tensor, " T"]:

@@ -25,7 +25,7 @@ from ddm.noise import LogLinear, NoiseSchedule
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Sampler, Samples
 from ddm.schedules import SamplingSchedule
-from ddm.schedules.cost_table import Setting
+from ddm.schedules.setting import Setting
 
 Batch = dict[str, Tensor]
 T = TypeVar("T")
@@ -267,13 +267,11 @@ class DiscreteDiffusion(LightningModule):
         Raises:
             ValueError: Kernel or noise differ.
         """
-        setting = Setting.of(self.process, self.sampler)
-        for name, value in checkpoint.get("forward_process", {}).items():
-            if value != getattr(setting, name):
-                raise ValueError(
-                    f"`{name}` must be the one that the checkpoint was trained with, {value}, got "
-                    f"{getattr(setting, name)}; configure that one, or train anew."
-                )
+        Setting.of(self.process, self.sampler).check(
+            checkpoint.get("forward_process", {}),
+            "the checkpoint was trained with",
+            "configure that one, or train anew",
+        )
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         denoiser, x_0 = self._data(batch, batch_idx)

@@ -21,8 +21,8 @@ from ddm.module import DiscreteDiffusion
 from ddm.pictures import trajectory_figure
 from ddm.samplers import Trajectory
 from ddm.schedules import Optimised, SamplingSchedule
-from ddm.schedules.cost_table import check_setting
 from ddm.schedules.schedule import read_json
+from ddm.schedules.setting import Setting
 
 import numpy as np
 import torch
@@ -224,7 +224,8 @@ def main(args: Sequence[str] | None = None) -> list[Path]:
         trajectory = Trajectory(options.trajectories)
         schedule = load_schedule(options.checkpoint, options.num_steps, options.schedule)
         module, data = load_model(options.checkpoint), load_data(options.checkpoint)
-        check_setting(schedule.info, module.process, module.sampler)
+        setting = Setting.of(module.process, module.sampler)
+        setting.check(schedule.info, "the schedule was found for", "optimise it again")
         around = options.infill or ((options.prompt, "") if options.prompt else None)
         given = prompts(around, options.num_samples, module, data)
         options.out.mkdir(parents=True, exist_ok=True)

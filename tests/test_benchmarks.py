@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ddm import Absorbing, CostTable, ForwardProcess, OptimalSteps, Uniform
 from ddm.noise import Geometric, LogLinear
 from ddm.samplers import Analytic
-from ddm.schedules.cost_table import Setting
+from ddm.schedules.setting import Setting
 
 SMALL = {"num_times": 6, "pilot_times": 4}
 

@@ -11,7 +11,7 @@ from ddm.checkpoint import load_data, load_model
 from ddm.functional import stratified_times
 from ddm.losses import NELBO
 from ddm.schedules import Optimised, SamplingSchedule
-from ddm.schedules.cost_table import Setting
+from ddm.schedules.setting import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = sorted((ROOT / "checkpoints").glob("*.ckpt"))

@@ -175,7 +175,7 @@ def test_sample_refuses_the_schedule_of_another_kernel(checkpoint, tmp_path, cap
     SamplingSchedule((1.0, 0.5, 0.0), "optimal", info).save(tmp_path / "other.json")
     with pytest.raises(SystemExit):
         main([str(checkpoint), f"--schedule={tmp_path / 'other.json'}", f"--out={tmp_path}"])
-    assert "`kernel` must be the one the schedule was found for" in capsys.readouterr().err
+    assert "`kernel` must be the one that the schedule was found for" in capsys.readouterr().err
 
 
 def test_evaluate_notices_other_schedules(checkpoint, tmp_path, capsys):

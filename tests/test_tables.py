@@ -37,7 +37,7 @@ from ddm.schedules import (
     measure_step_costs,
     shortest_paths,
 )
-from ddm.schedules.cost_table import Setting
+from ddm.schedules.setting import Setting
 from ddm.schedules.step_cost import excess, step_costs
 
 V, L = 3, 2
@@ -340,7 +340,7 @@ def test_round_trip(table, tmp_path):
 def test_table_is_refused_elsewhere(table, process, sampler, name):
     """A table is of no use for another kernel, noise or sampler, and says which differs."""
     table.check(ForwardProcess(Uniform(V), LogLinear()), Analytic())
-    with pytest.raises(ValueError, match=f"`{name}` must be the one the schedule was found for"):
+    with pytest.raises(ValueError, match=f"`{name}` must be the one that the table was"):
         table.check(process, sampler)
 
 

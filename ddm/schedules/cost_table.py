@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import t as student
 
@@ -23,28 +22,9 @@ from ddm.schedules.schedule import (
     read_json,
     write_json,
 )
+from ddm.schedules.setting import Setting
 from ddm.schedules.shortest_path import shortest_paths
 from ddm.schedules.smoothing import signed_roots, smooth
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a table was measured for; it is of no use for anything else.
-
-    Attributes:
-        kernel: Kernel with its parameters.
-        noise: Noise schedule with its parameters.
-        sampler: Sampler with its parameters.
-    """
-
-    kernel: str
-    noise: str
-    sampler: str
-
-    @classmethod
-    def of(cls, process: ForwardProcess, sampler: Sampler) -> Setting:
-        """Describe a process and a sampler."""
-        return cls(describe(process.kernel), describe(process.noise), describe(sampler))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +172,8 @@ class CostTable:
         Raises:
             ValueError: They differ.
         """
-        check_setting(asdict(self.setting), process, sampler)
+        here = Setting.of(process, sampler)
+        here.check(asdict(self.setting), "the table was measured for", "measure it again")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, for JSON files and checkpoints."""
@@ -305,51 +286,3 @@ def keep_best(table: CostTable, candidates: Mapping[str, SamplingSchedule]) -> D
     costs = {name: table.evaluate(s.times, held_out=True) for name, s in candidates.items()}
     winner = min(costs, key=costs.__getitem__)
     return Decision(winner, candidates[winner], costs)
-
-
-def check_setting(found: Mapping[str, Any], process: ForwardProcess, sampler: Sampler) -> None:
-    """Refuse a schedule or table that was found for another kernel, noise or sampler.
-
-    Args:
-        found: What is known of where it was found, such as `SamplingSchedule.info`.
-        process: The process to use it with.
-        sampler: The sampler to use it with.
-
-    Raises:
-        ValueError: They differ.
-    """
-    for name, here in asdict(Setting.of(process, sampler)).items():
-        if found.get(name, here) != here:
-            raise ValueError(
-                f"`{name}` must be the one the schedule was found for, {found[name]}, got {here}; "
-                "optimise the schedule again."
-            )
-
-
-def describe(thing: object) -> str:
-    """Return the class name and the plain numbers of an object: what tells two settings apart."""
-    parts = []
-    for name, value in sorted(vars(thing).items()):
-        if isinstance(value, (int, float, str)) and name != "training" and name[0] != "_":
-            parts.append(f"{name}={value}")
-        elif isinstance(value, Sampler):
-            parts.append(f"{name}={describe(value)}")
-    return f"{type(thing).__name__}({', '.join(parts)})"
-
-
-def residuals(times: torch.Tensor, merged: torch.Tensor) -> torch.Tensor:
-    """Return what every cell still costs against infinitely many steps, (M,).
-
-    Merging the cells of widths h_1 and h_2 next to a time costs `2 kappa h_1 h_2`, which measures
-    kappa there; a cell costs `kappa h^2` with the mean kappa of its ends.
-
-    Args:
-        times: Increasing grid, (M + 1,).
-        merged: What it costs to merge the two cells next to every inner time, (M - 1,).
-    """
-    widths = times.diff()
-    if len(merged) == 0:
-        return torch.zeros_like(widths)
-    kappa = merged.clamp(min=0.0) / (2 * widths[1:] * widths[:-1])
-    ends = torch.cat([kappa[:1], kappa, kappa[-1:]])
-    return (ends[1:] + ends[:-1]) / 2 * widths**2

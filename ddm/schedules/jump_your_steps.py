@@ -11,15 +11,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, given_prompt
-from ddm.functional import gather_objects
+from ddm.functional import gather_made, gather_objects
 from ddm.kernels import Absorbing, Kernel
 from ddm.samplers import KGillespie, Sampler
-from ddm.schedules.cost_table import Setting
 from ddm.schedules.golden_section import golden_section
 from ddm.schedules.hierarchy import Hierarchy, Split, num_searches
 from ddm.schedules.klub import KLUB, Departure, RevealKLUB, TokenKLUB
 from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
 from ddm.schedules.schedule import SamplingSchedule, check_num_steps
+from ddm.schedules.setting import Setting
 
 
 class JumpYourSteps(ScheduleOptimizer):
@@ -138,24 +138,12 @@ class _Gain:
 
     def __call__(self, m: float) -> float:
         """Return nats per sequence; one network call per batch, two the first time."""
-        mine: Tensor | ValueError | RuntimeError
-        try:
-            mine = self._measure(m)
-        except (ValueError, RuntimeError) as error:
-            # One process that gives up must not leave the others waiting for its result.
-            mine = error
-        parts: list[Tensor] = []
-        for theirs in gather_objects(mine):
-            if isinstance(theirs, (ValueError, RuntimeError)):
-                raise theirs
-            parts.append(theirs)
-        nats = torch.cat(parts)
+        nats = torch.cat(gather_made(lambda: self._measure(m)))
         wrong = int((~torch.isfinite(nats)).sum())
         if wrong:
             raise ValueError(
                 f"`objective` must be finite, got {wrong} NaN or infinite values of {len(nats)} "
-                f"for the split {self.step[0]:.4g} -> {m:.4g} -> {self.step[1]:.4g}; the network "
-                "excludes at the left end what it expects at the split point."
+                f"for the split {self.step[0]:.4g} -> {m:.4g} -> {self.step[1]:.4g}."
             )
         return float(nats.mean())
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from ddm.denoisers import Denoiser
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
-from ddm.schedules.cost_table import CostTable, Setting, residuals
+from ddm.schedules.cost_table import CostTable
 from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
 from ddm.schedules.retention import retention
+from ddm.schedules.setting import Setting
 from ddm.schedules.smoothing import choose_width, signed_roots
-from ddm.schedules.step_cost import StepCosts, excess, measure_step_costs
+from ddm.schedules.step_cost import StepCosts, excess, measure_step_costs, residuals
 
 
 class OptimalSteps(ScheduleOptimizer):
@@ -26,8 +27,9 @@ class OptimalSteps(ScheduleOptimizer):
 
     A pilot pass on a coarse grid shows where the cost lies; the second pass measures on times
     placed there. `pilot_times + num_times` network calls per batch give the optimal
-    schedules of *all* numbers of steps. A quarter of the sequences never enters the table; the
-    keep-best guard judges schedules on them.
+    schedules of *all* numbers of steps. Costs are averaged over neighbouring times, as widely as
+    two halves of the sequences agree (`choose_width`). A quarter of the sequences never enters the
+    table; the keep-best guard judges schedules on them.
 
     Args:
         gamma: Exponent of the weights, see `retention`; 0 charges every error in full. The default

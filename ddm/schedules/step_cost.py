@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ddm.denoisers import (
     given_prompt,
     times_like,
 )
-from ddm.functional import gather_objects
+from ddm.functional import gather_made
 from ddm.kernels import Absorbing
 from ddm.samplers.sampler import CHUNK
 from ddm.schedules.retention import blind_ratio, sign_test, still_seen
@@ -65,6 +66,24 @@ def excess(
         cells = nats.diagonal(-1, -2, -1)  # the steps i + 1 -> i
     level = torch.cat([torch.zeros_like(cells[..., :1]), cells.cumsum(-1)], -1)
     return nats - (level[..., :, None] - level[..., None, :]).tril(-1)
+
+
+def residuals(times: Float[Tensor, " T"], merged: Float[Tensor, "..."]) -> Tensor:
+    """Return what every cell still costs against infinitely many steps, (M,).
+
+    Merging the cells of widths h_1 and h_2 next to a time costs `2 kappa h_1 h_2`, which measures
+    kappa there; a cell costs `kappa h^2` with the mean kappa of its ends.
+
+    Args:
+        times: Increasing grid, (M + 1,).
+        merged: What it costs to merge the two cells next to every inner time, (M - 1,).
+    """
+    widths = times.diff()
+    if len(merged) == 0:
+        return torch.zeros_like(widths)
+    kappa = merged.clamp(min=0.0) / (2 * widths[1:] * widths[:-1])
+    ends = torch.cat([kappa[:1], kappa, kappa[-1:]])
+    return (ends[1:] + ends[:-1]) / 2 * widths**2
 
 
 def measure_step_costs(
@@ -112,9 +131,9 @@ def measure_step_costs(
     bar: tqdm[Any] = tqdm(
         total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
     )
-    mine: list[tuple[Tensor, Tensor]] = []
-    failure: ValueError | RuntimeError | None = None
-    try:
+
+    def measured() -> list[tuple[Tensor, Tensor]]:
+        mine = []
         with torch.no_grad(), bar:
             for batch in batches:
                 given, free = given_prompt(denoiser, batch, prompt_mask)
@@ -122,14 +141,9 @@ def measure_step_costs(
                 rows = zip(*_rows(given, free, path, times, bar), strict=True)
                 nats, errors = (torch.stack(row, 1).cpu() for row in rows)
                 mine.append((torch.nn.functional.pad(nats, (0, 0, 1, 0)), errors))
-    except (ValueError, RuntimeError) as error:
-        # One process that gives up must not leave the others waiting for its costs.
-        failure = error
-    parts: list[tuple[Tensor, Tensor]] = []
-    for theirs, their_failure in gather_objects((mine, failure)):
-        if their_failure is not None:
-            raise their_failure
-        parts += theirs
+        return mine
+
+    parts = chain.from_iterable(gather_made(measured))
     nats, errors = (torch.cat(part) for part in zip(*parts, strict=True))
     return StepCosts(times.cpu(), nats, errors, len(batches) * (len(times) - 1))
 
