@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test demo results clean
+.PHONY: help install lint format test demo results results-gpu clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Create .venv and install ddm with its development tools
 
@@ -36,7 +36,8 @@ demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the 
 
 # What measures time runs alone; the others share the cores.
 TIMED := core_speed data_loading schedule_speed text_loading
-BENCHMARKS := $(filter-out _%,$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
+GPU := gpu_models gpu_speed
+BENCHMARKS := $(filter-out _% $(GPU),$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
 
 results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=2 at a time)
 	@mkdir -p runs/benchmarks
@@ -48,6 +49,9 @@ results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=
 	@printf '%s\n' $(filter-out $(TIMED),$(BENCHMARKS)) | OMP_NUM_THREADS=1 xargs -P $(WORKERS) -I{} \
 		sh -c 'echo "== {}"; $(BIN)/python scripts/benchmarks/{}.py > runs/benchmarks/{}.log 2>&1 || \
 		{ cat runs/benchmarks/{}.log; exit 255; }'
+
+results-gpu: $(INSTALLED) ## Run those that need a GPU: models of full size, speed at the size of text
+	@set -e; for name in $(GPU); do $(BIN)/python scripts/benchmarks/$$name.py; done
 
 clean: ## Remove the environment, build outputs and caches
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
