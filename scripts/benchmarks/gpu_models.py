@@ -6,7 +6,8 @@ evaluates it like scripts/benchmarks/trained_models.py: uniform, cosine, JYS and
 from the same initial noise, 3 seeds. Models and logs stay in runs/gpu/; an interrupted run goes on
 with the command that it was at. Writes docs/results/gpu_models.{json,png}.
 
-Further options go to all trainings, such as `--trainer.max_steps=20` to see whether all is well.
+Further options go to all trainings: to see whether all is well, `--trainer.max_epochs=1
+--trainer.limit_train_batches=20`.
 """
 
 from __future__ import annotations
