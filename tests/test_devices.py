@@ -47,7 +47,7 @@ def test_samples_follow_the_enumerated_law(kernel, sampler, device):
     times = SamplingSchedule.uniform(2).times
     law = exact.sample_law(sampler, exact_denoiser(kernel, "cpu"), times, L)
     denoiser = exact_denoiser(kernel, device)
-    x = denoiser.process.kernel.sample_prior((8192, L), seeded(device))
+    x = denoiser.process.kernel.sample_prior((8192, L), seeded(device), device)
     tokens = sampler(denoiser, x, times, generator=torch.Generator(device).manual_seed(1)).tokens
     assert tokens.device.type == device
     index = exact.index_of(tokens.cpu(), kernel.vocab_size)

@@ -81,7 +81,7 @@ def main() -> None:
     add("--vocab-size", type=int, default=50_257)
     add("--length", type=int, default=1024)
     add("--batch-size", type=int, default=8)
-    add("--num-sequences", type=int, default=32, help="for the cost table")
+    add("--num-sequences", type=int, default=8, help="for the cost table")
     options = parser.parse_args()
     results = {}
     for kind in (Absorbing, Uniform):
