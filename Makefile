@@ -34,19 +34,22 @@ test: $(INSTALLED) ## Run the tests (WORKERS=2 processes; PYTEST_ARGS="-m 'not s
 demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the CPU
 	$(BIN)/python scripts/demo.py
 
-# What measures time runs alone; the others share the cores.
+# What measures time runs alone; the others share the cores, the longest first.
 TIMED := core_speed data_loading schedule_speed text_loading
+LONG := trained_models exact_chains
 GPU := gpu_models gpu_speed
-BENCHMARKS := $(filter-out _% $(GPU),$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
+BENCHMARKS := $(LONG) $(filter-out _% $(GPU) $(TIMED) $(LONG),$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
 
 results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=2 at a time)
 	@mkdir -p runs/benchmarks
+	$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	$(BIN)/python -m pip install --quiet --no-deps bionemo-moco # it demands numpy < 2 without need
 	$(BIN)/python scripts/prepare_data.py folk --limit 1200
 	@set -e; for name in $(TIMED); do \
 		echo "== $$name"; $(BIN)/python scripts/benchmarks/$$name.py; \
 	done
 	@echo 'Output and progress of the others: runs/benchmarks/*.log'
-	@printf '%s\n' $(filter-out $(TIMED),$(BENCHMARKS)) | OMP_NUM_THREADS=1 xargs -P $(WORKERS) -I{} \
+	@printf '%s\n' $(BENCHMARKS) | OMP_NUM_THREADS=1 xargs -P $(WORKERS) -I{} \
 		sh -c 'echo "== {}"; $(BIN)/python scripts/benchmarks/{}.py > runs/benchmarks/{}.log 2>&1 || \
 		{ cat runs/benchmarks/{}.log; exit 255; }'
 

@@ -58,8 +58,8 @@ T, M, S = 0.9, 0.5, 0.2
 
 def released():
     """Return the module of the baseline, which lies outside of the package."""
-    path = Path(__file__).parents[1] / "scripts" / "benchmarks" / "released_jys.py"
-    spec = importlib.util.spec_from_file_location("released_jys", path)
+    path = Path(__file__).parents[1] / "scripts" / "benchmarks" / "_released_jys.py"
+    spec = importlib.util.spec_from_file_location("_released_jys", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -115,8 +115,8 @@ def midi_files(num: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--steps", type=int, default=30, help="training steps per configuration")
-    parser.add_argument("--files", type=int, default=10_000, help="number of MIDI files")
+    parser.add_argument("--steps", type=int, default=10, help="training steps per configuration")
+    parser.add_argument("--files", type=int, default=2_000, help="number of MIDI files")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     for config, arguments in CONFIGS.items():

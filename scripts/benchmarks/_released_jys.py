@@ -1,23 +1,16 @@
 """Jump Your Steps with the behaviour of its released code, as a baseline.
 
 The defects are reproduced on purpose and are numbered; `ddm.schedules.JumpYourSteps` has none of
-them. As a program: compares schedules on the CountDown task with exact posteriors.
+them.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from itertools import pairwise
 
-from ddm.datamodules import countdown_chain, sample_chain
-from ddm.denoisers import Denoiser, MarkovChainDenoiser, times_like
-from ddm.kernels import Absorbing, Gaussian, Uniform
-from ddm.metrics import CountDownError
-from ddm.noise import LogLinear
-from ddm.process import ForwardProcess
-from ddm.samplers import Analytic
-from ddm.schedules import JumpYourSteps, OptimalSteps, SamplingSchedule
+from ddm.denoisers import Denoiser, times_like
+from ddm.schedules import SamplingSchedule
 
 import torch
 from jaxtyping import Int
@@ -113,53 +106,3 @@ def _snap(times: list[float]) -> list[float]:
     for k in range(len(cells) - 2, 0, -1):
         cells[k] = max(cells[k], cells[k + 1] + 1)
     return [cell / GRID for cell in cells]
-
-
-def _error(denoiser: Denoiser, times: tuple[float, ...], num: int, length: int) -> float:
-    """Return the share of broken pairs among samples, drawn from the same initial noise."""
-    kernel = denoiser.process.kernel
-    noise = torch.Generator().manual_seed(1)
-    metric = CountDownError(kernel.vocab_size)
-    for _ in range(num // 256):
-        x = kernel.sample_prior((256, length), noise)
-        metric.update(Analytic()(denoiser, x, times, generator=noise).tokens)
-    return float(metric.compute())
-
-
-def main() -> None:
-    """Print a table of errors."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vocab-size", type=int, default=32)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--smoothing", type=float, default=0.0)
-    parser.add_argument(
-        "--kernel", choices=["Absorbing", "Uniform", "Gaussian"], default="Absorbing"
-    )
-    parser.add_argument("--num-sequences", type=int, default=256)
-    parser.add_argument("--num-samples", type=int, default=512, help="a multiple of 256")
-    parser.add_argument("--num-steps", type=int, nargs="+", default=[2, 4, 8, 16])
-    args = parser.parse_args()
-    kernels = {"Absorbing": Absorbing, "Uniform": Uniform, "Gaussian": Gaussian}
-    process = ForwardProcess(kernels[args.kernel](args.vocab_size), LogLinear())
-    initial, transition = countdown_chain(args.vocab_size, args.smoothing)
-    noise = torch.Generator().manual_seed(0)
-    x_0 = sample_chain(initial, transition, args.num_sequences, args.length, noise)
-    denoiser = MarkovChainDenoiser(process, initial, transition)
-    found = {
-        "uniform": {n: SamplingSchedule.uniform(n) for n in args.num_steps},
-        "released": {n: released_jys(denoiser, x_0, n, noise) for n in args.num_steps},
-    }
-    for name, optimizer in (("JumpYourSteps", JumpYourSteps()), ("OptimalSteps", OptimalSteps())):
-        found[name] = optimizer(
-            denoiser, Analytic(), x_0, args.num_steps, generator=noise
-        ).schedules
-    print("schedule      " + "".join(f"  N = {n:<4d}" for n in args.num_steps))
-    for name, schedules in found.items():
-        errors = [
-            _error(denoiser, s.times, args.num_samples, args.length) for s in schedules.values()
-        ]
-        print(f"{name:14s}" + "".join(f"{error:10.4f}" for error in errors), flush=True)
-
-
-if __name__ == "__main__":
-    main()
