@@ -86,6 +86,14 @@ def one_hot(x: Int[Tensor, "*shape"], num: int, dtype: torch.dtype) -> Float[Ten
     return torch.zeros(*x.shape, num, dtype=dtype, device=x.device).scatter_(-1, x[..., None], 1.0)
 
 
+def all_but_one(
+    rest: Float[Tensor, "..."], own: Float[Tensor, "..."], x: Int[Tensor, "*shape"], num: int
+) -> Float[Tensor, "*shape num"]:
+    """Return `rest` in all of `num` entries but x, where `own` stands; written in one pass."""
+    table = rest.expand(x.shape)[..., None].repeat(*[1] * x.ndim, num)
+    return table.scatter_(-1, x[..., None], own.expand(x.shape)[..., None])
+
+
 def gather_objects(mine: T) -> list[T]:
     """Return the objects of all processes of a `torch.distributed` group, just one without it.
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.functional import one_hot
+from ddm.functional import all_but_one, one_hot
 from ddm.kernels.kernel import Kernel
 
 
@@ -56,11 +56,9 @@ class Absorbing(Kernel):
         self, x: Int[Tensor, "*shape"], sigma: Float[Tensor, "..."]
     ) -> Float[Tensor, "*shape K"]:
         """Return the columns of P(sigma) in O(K)."""
-        sigma = sigma[..., None]
-        is_mask = (x == self.mask)[..., None].to(sigma.dtype)
-        # Column of the mask: 1 - exp(-sigma) for data tokens and 1 for the mask itself.
-        own = one_hot(x, self.num_states, sigma.dtype)
-        return is_mask * -torch.expm1(-sigma) + own * torch.exp(-sigma)
+        is_mask = x == self.mask
+        rest = torch.where(is_mask, -torch.expm1(-sigma), 0.0)
+        return all_but_one(rest, torch.where(is_mask, 1.0, torch.exp(-sigma)), x, self.num_states)
 
     def correlation(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return 1: a revealed token never changes, so its error is never repaired."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.functional import one_hot, positive_log
+from ddm.functional import all_but_one, one_hot, positive_log
 from ddm.kernels.kernel import Kernel
 
 
@@ -51,9 +51,8 @@ class Uniform(Kernel):
         self, x: Int[Tensor, "*shape"], sigma: Float[Tensor, "..."]
     ) -> Float[Tensor, "*shape K"]:
         """Return the columns of P(sigma) in O(K)."""
-        sigma = sigma[..., None]
-        own = one_hot(x, self.num_states, sigma.dtype)
-        return own * torch.exp(-sigma) - torch.expm1(-sigma) / self.num_states
+        rest = -torch.expm1(-sigma) / self.num_states
+        return all_but_one(rest, torch.exp(-sigma) + rest, x, self.num_states)
 
     def correlation(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return exp(-sigma): the spectral gap of Q is 1."""

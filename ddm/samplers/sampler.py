@@ -71,11 +71,14 @@ class Sampler(ABC):
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "B L"]:
         """Draw from the law of the next stage, piece by piece, in float64."""
-        pieces = [
-            categorical(self.law([p.double() for p in piece], s), generator)
-            for piece in chunks(predictions, CHUNK)
-        ]
-        return torch.cat(pieces, 1)
+        drawn, first = torch.empty_like(predictions[-1].x_t), 0
+        for piece in chunks(predictions, CHUNK):
+            last = first + piece[-1].x_t.shape[1]
+            # Into one tensor: small ones that are kept until the end would lie in the way of the
+            # next piece's large ones, and the heap would grow by the size of the logits.
+            drawn[:, first:last] = categorical(self.law([p.double() for p in piece], s), generator)
+            first = last
+        return drawn
 
     def step(
         self,
