@@ -37,8 +37,7 @@ demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the 
 # What measures time runs alone; the others share the cores, the longest first.
 TIMED := core_speed data_loading schedule_speed text_loading
 LONG := trained_models exact_chains
-GPU := gpu_models gpu_speed
-BENCHMARKS := $(LONG) $(filter-out _% $(GPU) $(TIMED) $(LONG),$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
+BENCHMARKS := $(LONG) $(filter-out _% gpu_models $(TIMED) $(LONG),$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
 
 results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=2 at a time)
 	@mkdir -p runs/benchmarks
@@ -53,8 +52,8 @@ results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=
 		sh -c 'echo "== {}"; $(BIN)/python scripts/benchmarks/{}.py > runs/benchmarks/{}.log 2>&1 || \
 		{ cat runs/benchmarks/{}.log; exit 255; }'
 
-results-gpu: $(INSTALLED) ## Run those that need a GPU: models of full size, speed at the size of text
-	@set -e; for name in $(GPU); do $(BIN)/python scripts/benchmarks/$$name.py; done
+results-gpu: $(INSTALLED) ## Run the one that needs a GPU: models of full size
+	$(BIN)/python scripts/benchmarks/gpu_models.py
 
 clean: ## Remove the environment, build outputs and caches
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

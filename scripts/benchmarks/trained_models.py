@@ -110,6 +110,7 @@ def main() -> None:
                 str(found[model]),
                 f"--num-samples={MEASURED[model.partition('_')[0]][1]}",
                 f"--num-sequences={options.num_sequences}",
+                *("--num-steps", "4", "8", "16"),
                 f"--out={FINISHED / model}",
             ]
         )
