@@ -67,7 +67,7 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--num-samples", type=int, default=256, help="samples per cell")
+    parser.add_argument("--num-samples", type=int, default=128, help="samples per cell")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     setting = {name: vars(options)[name] for name in ("num_samples", "seeds")}

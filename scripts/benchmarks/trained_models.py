@@ -32,7 +32,7 @@ MEASURED = {
     "countdown": ("countdown_error", 128),
     "digits": ("frechet_pca32", 256),
     "fashion": ("frechet_pca32", 64),
-    "folk": ("note_hellinger", 128),
+    "folk": ("note_hellinger", 32),  # it does not see the number of steps
     "pydoc": ("word_share", 128),
 }
 """The metric that is drawn and the samples per cell, by the first word of a checkpoint's name.
