@@ -33,7 +33,7 @@ MEASURED = {
     "digits": ("frechet_pca32", 256),
     "fashion": ("frechet_pca32", 64),
     "folk": ("note_hellinger", 32),  # it does not see the number of steps
-    "pydoc": ("word_share", 128),
+    "pydoc": ("word_share", 64),
 }
 """The metric that is drawn and the samples per cell, by the first word of a checkpoint's name.
 
