@@ -13,6 +13,7 @@ Further options go to all trainings: to see whether all is well, `--trainer.max_
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -84,6 +85,8 @@ def run(model: str, options: argparse.Namespace, more: Sequence[str]) -> None:
     for name, (command, arguments) in commands(model, options, more).items():
         if name in seconds:
             continue
+        if name == "train":  # what an interrupted training has left would pass for this one's
+            shutil.rmtree(RUNS / model, ignore_errors=True)
         begin = time.monotonic()
         log = (RUNS / f"{model}.{name}.log").open("w", buffering=1)
         with log, redirect_stdout(log), redirect_stderr(log):

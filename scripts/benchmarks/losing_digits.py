@@ -17,16 +17,13 @@ from itertools import pairwise
 from typing import Any
 
 from ddm import SamplingSchedule
-from ddm.callbacks.jys_schedule import schedules_beside
-from ddm.checkpoint import load_data, load_model
-from ddm.datamodules import Images
 from ddm.metrics import PCA, FrechetDistance
-from ddm.schedules import Optimised
 
 import numpy as np
 import torch
-from _report import ROOT, finish, resume
+from _report import finish, resume
 from torch import Tensor, nn
+from trained_gamma import shipped
 
 MODELS = ("digits_uniform", "digits")
 NUM_STEPS = (4, 8)
@@ -56,15 +53,14 @@ def pair_law(tokens: Tensor, vocab_size: int) -> Tensor:
 
 def run(model: str, num_samples: int, seeds: int) -> dict[str, Any]:
     """Return the mean and standard error over seeds, by schedule, N and measure."""
-    checkpoint = ROOT / "checkpoints" / f"{model}.ckpt"
-    module, data = load_model(checkpoint), load_data(checkpoint)
-    assert isinstance(data, Images)
-    data.prepare_data()
-    data.setup("fit")
+    module, data, table = shipped(model)
     real = data.train_tokens.long()
     components = PCA(real, EDGES[-1], scale=1 / (data.vocab_size - 1))
-    table = Optimised.load(schedules_beside(checkpoint)).table
-    assert table is not None
+    metrics = {
+        f"components {first + 1} to {last}": FrechetDistance(real, Block(components, first, last))
+        for first, last in pairwise(EDGES)
+    }
+    real_pairs = pair_law(real, data.vocab_size)
     cells: dict[str, Any] = {}
     for n in NUM_STEPS:
         schedules = {
@@ -77,13 +73,11 @@ def run(model: str, num_samples: int, seeds: int) -> dict[str, Any]:
             for seed in range(seeds):
                 noise = torch.Generator().manual_seed(seed)
                 tokens = module.sample(num_samples, schedule, generator=noise).tokens
-                for first, last in pairwise(EDGES):
-                    metric = FrechetDistance(real, Block(components, first, last))
-                    metric.update(tokens)
-                    key = f"components {first + 1} to {last}"
-                    values.setdefault(key, []).append(float(metric.compute()))
-                laws = (pair_law(x, data.vocab_size).sqrt() for x in (tokens, real))
-                hellinger = float((next(laws) - next(laws)).norm() / 2**0.5)
+                for key, metric in metrics.items():
+                    values.setdefault(key, []).append(float(metric(tokens)))
+                    metric.reset()
+                pairs = pair_law(tokens, data.vocab_size)
+                hellinger = float((pairs.sqrt() - real_pairs.sqrt()).norm() / 2**0.5)
                 values.setdefault("neighbouring pixels", []).append(hellinger)
             cells.setdefault(name, {})[str(n)] = {
                 key: [float(np.mean(v)), float(np.std(v, ddof=1) / len(v) ** 0.5)]

@@ -15,10 +15,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ddm import SamplingSchedule
+from ddm import CostTable, SamplingSchedule
 from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
+from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimised
 
 from _report import ROOT, finish, resume
@@ -38,15 +39,21 @@ GAMMAS = (0.0, 0.25, 0.5, 0.7, 1.0, 2.0)
 NUM_STEPS = (4, 8, 16)
 
 
-def run(model: str, num_samples: int, seeds: int) -> dict[str, Any]:
-    """Return mean and half of the 95 % interval, by schedule and N."""
-    checkpoint = ROOT / "checkpoints" / f"{model}.ckpt"
+def shipped(name: str) -> tuple[DiscreteDiffusion, SequenceDataModule, CostTable]:
+    """Return a model of checkpoints/, its data and the cost table beside it."""
+    checkpoint = ROOT / "checkpoints" / f"{name}.ckpt"
     module, data = load_model(checkpoint), load_data(checkpoint)
     assert isinstance(data, SequenceDataModule)
     data.prepare_data()
     data.setup("test")
     table = Optimised.load(schedules_beside(checkpoint)).table
     assert table is not None
+    return module, data, table
+
+
+def run(model: str, num_samples: int, seeds: int) -> dict[str, Any]:
+    """Return mean and half of the 95 % interval, by schedule and N."""
+    module, data, table = shipped(model)
     schedules = {"uniform": {n: SamplingSchedule.uniform(n) for n in NUM_STEPS}}
     for gamma in GAMMAS:
         weighted = replace(table, gamma=gamma)

@@ -28,6 +28,7 @@ from evaluate import main as evaluate
 
 FINISHED = ROOT / "runs" / "benchmarks" / "trained"
 """Where the cells of an unfinished run are."""
+NUM_STEPS = (4, 8, 16)
 MEASURED = {
     "countdown": ("countdown_error", 128),
     "digits": ("frechet_pca32", 256),
@@ -110,8 +111,9 @@ def main() -> None:
                 str(found[model]),
                 f"--num-samples={MEASURED[model.partition('_')[0]][1]}",
                 f"--num-sequences={options.num_sequences}",
-                *("--num-steps", "4", "8", "16"),
                 f"--out={FINISHED / model}",
+                "--num-steps",
+                *map(str, NUM_STEPS),
             ]
         )
         results[model] = summarise(cells)
