@@ -27,6 +27,7 @@ from ddm.schedules import (
     ScheduleOptimizer,
     keep_best,
 )
+from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_costs, plot_density, plot_evolution
 from ddm.schedules.setting import describe
 
@@ -347,11 +348,6 @@ class JYSScheduleCallback(Callback):
                         self.optimised.save(beside)
                     except OSError as error:
                         rank_zero_warn(f"`{beside}` cannot be written, training goes on: {error}")
-
-
-def schedules_beside(checkpoint: str | Path) -> Path:
-    """Return the path of the JSON file with the schedules of a checkpoint."""
-    return Path(checkpoint).with_suffix(".schedules.json")
 
 
 def _denoiser_of(module: LightningModule) -> Denoiser:

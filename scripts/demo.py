@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddm.callbacks.jys_schedule import schedules_beside
+from ddm.schedules.optimizer import schedules_beside
 
 from evaluate import Cells
 from evaluate import main as evaluate

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule, Text
+from ddm.files import read_json, write_json
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import (
     JumpYourSteps,
@@ -27,8 +27,8 @@ from ddm.schedules import (
     SamplingSchedule,
     ScheduleOptimizer,
 )
+from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_schedules
-from ddm.schedules.schedule import read_json, write_json
 
 import numpy as np
 import torch

@@ -12,10 +12,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddm.callbacks.jys_schedule import prompt_mask_of, schedules_beside
+from ddm.callbacks.jys_schedule import prompt_mask_of
 from ddm.checkpoint import load_data, load_model
 from ddm.denoisers import common_mask
 from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised, SamplingSchedule, keep_best
+from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_costs, plot_density, plot_schedules
 
 import torch

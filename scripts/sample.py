@@ -13,15 +13,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
 from ddm.datamodules.sequences import save_as_text
+from ddm.files import read_json
 from ddm.module import DiscreteDiffusion
 from ddm.pictures import trajectory_figure
 from ddm.samplers import Trajectory
 from ddm.schedules import Optimised, SamplingSchedule
-from ddm.schedules.schedule import read_json
+from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.setting import Setting
 
 import numpy as np

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
 from ddm.functional import stratified_times
 from ddm.losses import NELBO
 from ddm.schedules import Optimised, SamplingSchedule
+from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.setting import Setting
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,11 +14,11 @@ import torch
 import yaml
 
 from ddm import SamplingSchedule
-from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import BPE, CountDown, tokens_to_midi
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimised
+from ddm.schedules.optimizer import schedules_beside
 from image_files import write_idx, write_images
 
 ROOT = Path(__file__).parents[1]

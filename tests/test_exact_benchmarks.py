@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import exact
+from ddm.files import read_json
 from ddm.samplers import Analytic, Euler
-from ddm.schedules.schedule import read_json
 
 pytestmark = pytest.mark.usefixtures("benchmarks")
 

@@ -37,9 +37,9 @@ from ddm.schedules import (
     Split,
     TokenKLUB,
     golden_section,
-    klub,
 )
-from ddm.schedules.klub import kept_posterior
+from ddm.schedules.jys import klub
+from ddm.schedules.jys.klub import kept_posterior
 from exact import (
     GivenFirst,
     assert_frequencies,

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from ddm.backbones import MLP, Transformer
 from ddm.callbacks import JYSScheduleCallback, SampleLogger
-from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.datamodules import CountDown
 from ddm.datamodules.countdown import countdown_chain
 from ddm.denoisers import MarkovChainDenoiser, MeanDenoiser
@@ -31,6 +30,7 @@ from ddm.schedules import (
     SamplingSchedule,
     ScheduleOptimizer,
 )
+from ddm.schedules.optimizer import schedules_beside
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 

@@ -12,7 +12,7 @@ from ddm.kernels import Absorbing, Uniform
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.schedules import measure_step_costs
-from ddm.schedules.retention import (
+from ddm.schedules.optimal.retention import (
     LARGEST_WEIGHT,
     blind_ratio,
     retention,

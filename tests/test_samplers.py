@@ -42,7 +42,7 @@ from ddm.samplers import (
 )
 from ddm.samplers import sampler as sampler_module
 from ddm.schedules import SamplingSchedule
-from ddm.schedules.step_cost import step_costs
+from ddm.schedules.optimal.step_cost import step_costs
 from exact import assert_frequencies, at, frequencies, seeded, sequences
 
 LENGTH = 2

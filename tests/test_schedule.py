@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
+from ddm.files import read_json, write_json
 from ddm.schedules import SamplingSchedule
-from ddm.schedules.schedule import read_json, write_json
 
 
 @pytest.mark.parametrize("make", [SamplingSchedule.uniform, SamplingSchedule.cosine])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ddm.datamodules import CountDown
+from ddm.files import read_json, write_json
 from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised
-from ddm.schedules.schedule import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -335,7 +335,7 @@ def test_regret_knows_the_law_of_the_samples(benchmarks):
     import exact
     from ddm import Absorbing, Uniform
     from ddm.samplers import Analytic
-    from ddm.schedules.step_cost import step_costs
+    from ddm.schedules.optimal.step_cost import step_costs
 
     joint = exact.random_joint(3, 2)
     for kernel in (Absorbing(3), Uniform(3)):

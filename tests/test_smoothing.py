@@ -10,7 +10,7 @@ from ddm.datamodules.countdown import countdown_chain, sample_chain
 from ddm.denoisers import MarkovChainDenoiser
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
-from ddm.schedules.smoothing import WIDTHS, choose_width, signed_roots, smooth
+from ddm.schedules.optimal.smoothing import WIDTHS, choose_width, signed_roots, smooth
 
 TIMES = np.arange(41.0)
 
@@ -72,6 +72,6 @@ def test_smoothed_tables_find_better_schedules(kernel, monkeypatch):
         return [np.log(judge.evaluate(table.schedule(n).times)) for n in (4, 8, 16)]
 
     smoothed = [np.mean(log_costs(measure(24, seed))) for seed in range(8)]
-    monkeypatch.setattr("ddm.schedules.optimal_steps.choose_width", lambda *_: 0.0)
+    monkeypatch.setattr("ddm.schedules.optimal.optimal_steps.choose_width", lambda *_: 0.0)
     measured = [np.mean(log_costs(measure(24, seed))) for seed in range(8)]
     assert ttest_1samp(np.subtract(smoothed, measured), 0, alternative="less").pvalue < 0.01

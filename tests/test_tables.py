@@ -37,8 +37,8 @@ from ddm.schedules import (
     measure_step_costs,
     shortest_paths,
 )
+from ddm.schedules.optimal.step_cost import excess, step_costs
 from ddm.schedules.setting import Setting
-from ddm.schedules.step_cost import excess, step_costs
 
 V, L = 3, 2
 SMALL = {"num_times": 8, "pilot_times": 4}
@@ -283,7 +283,7 @@ def test_pieces_do_not_matter(monkeypatch):
     times = torch.linspace(0, 1, 5, dtype=torch.float64)
     seen = []
     for chunk in (2**22, 1):
-        monkeypatch.setattr("ddm.schedules.step_cost.CHUNK", chunk)
+        monkeypatch.setattr("ddm.schedules.optimal.step_cost.CHUNK", chunk)
         generator = torch.Generator().manual_seed(0)
         denoiser = denoiser_of(Uniform(V))
         costs = measure_step_costs(denoiser, data(16), times, generator=generator)

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
+from ddm.files import read_json, write_json
 from ddm.samplers import Sampler
-from ddm.schedules.cost_table import CostTable
-from ddm.schedules.schedule import SamplingSchedule, read_json, write_json
+from ddm.schedule import SamplingSchedule
+from ddm.schedules.optimal.cost_table import CostTable
 
 
 @dataclass(frozen=True)
@@ -105,3 +106,8 @@ class ScheduleOptimizer(ABC):
             generator: Source of the noise, on the device of x_0.
             progress: Show a bar.
         """
+
+
+def schedules_beside(checkpoint: str | Path) -> Path:
+    """Return the path of the JSON file with the schedules of a checkpoint."""
+    return Path(checkpoint).with_suffix(".schedules.json")

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddm.schedules.cost_table import CostTable
-from ddm.schedules.schedule import SamplingSchedule
+from ddm.schedule import SamplingSchedule
+from ddm.schedules.optimal.cost_table import CostTable
 
 
 def plot_evolution(steps: Sequence[int], times: Sequence[Sequence[float]]) -> Figure:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ddm.schedules.schedule import read_json, write_json
+from ddm.files import read_json, write_json
 
 import torch
 from matplotlib.figure import Figure

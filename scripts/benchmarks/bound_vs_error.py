@@ -33,7 +33,7 @@ from typing import Any
 from ddm.denoisers import Prediction, times_like
 from ddm.samplers import Analytic, Euler, Sampler, TauLeaping
 from ddm.schedules import KLUB, Hierarchy, Split
-from ddm.schedules.retention import retention
+from ddm.schedules.optimal.retention import retention
 
 import numpy as np
 import torch

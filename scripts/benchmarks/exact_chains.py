@@ -17,11 +17,11 @@ from typing import Any
 from ddm import Absorbing, DenseKernel, ForwardProcess, Kernel, OptimalSteps, Uniform
 from ddm.datamodules.countdown import countdown_chain, sample_chain
 from ddm.denoisers import MarkovChainDenoiser
+from ddm.files import read_json
 from ddm.metrics import CountDownError
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import JumpYourSteps, SamplingSchedule
-from ddm.schedules.schedule import read_json
 
 import numpy as np
 import torch

@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ddm.schedules.schedule import read_json, write_json
+from ddm.files import read_json, write_json
 
 import torch
 from _report import RESULTS, ROOT, save

@@ -19,12 +19,12 @@ from typing import Any
 from ddm import Absorbing, CostTable, ForwardProcess, Kernel, OptimalSteps, Uniform
 from ddm.datamodules.countdown import countdown_chain
 from ddm.denoisers import ExactDenoiser, Prediction, times_like
+from ddm.files import read_json
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import SamplingSchedule, StepCosts
-from ddm.schedules.retention import blind_ratio, sign_test, still_seen
-from ddm.schedules.schedule import read_json
-from ddm.schedules.step_cost import step_costs
+from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
+from ddm.schedules.optimal.step_cost import step_costs
 
 import numpy as np
 import torch

@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any
 
 from ddm import CostTable, SamplingSchedule
-from ddm.callbacks.jys_schedule import schedules_beside
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimised
+from ddm.schedules.optimizer import schedules_beside
 
 from _report import ROOT, finish, resume
 from tqdm import tqdm

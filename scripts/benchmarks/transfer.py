@@ -30,7 +30,7 @@ from ddm.losses import NELBO
 from ddm.noise import Geometric, LogLinear, NoiseSchedule
 from ddm.samplers import Analytic, Euler, Sampler, TauLeaping, ThetaTrapezoidal
 from ddm.schedules import SamplingSchedule
-from ddm.schedules.optimal_steps import pilot_grid
+from ddm.schedules.optimal.optimal_steps import pilot_grid
 
 import numpy as np
 import torch

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ddm.schedules.schedule import check_num_steps
+from ddm.schedule import check_num_steps
 
 
 @dataclass(frozen=True)

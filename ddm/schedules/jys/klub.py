@@ -14,7 +14,7 @@ from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 from ddm.samplers.reveal import mask_of
 from ddm.samplers.sampler import CHUNK
-from ddm.schedules.coupling import Coupling, DataCoupling, one_time
+from ddm.schedules.jys.coupling import Coupling, DataCoupling, one_time
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,14 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.stats import t as student
 
+from ddm.files import read_json, write_json
 from ddm.functional import check_times
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
-from ddm.schedules.schedule import (
-    SamplingSchedule,
-    check_num_steps,
-    read_json,
-    write_json,
-)
+from ddm.schedule import SamplingSchedule, check_num_steps
+from ddm.schedules.optimal.shortest_path import shortest_paths
+from ddm.schedules.optimal.smoothing import signed_roots, smooth
 from ddm.schedules.setting import Setting
-from ddm.schedules.shortest_path import shortest_paths
-from ddm.schedules.smoothing import signed_roots, smooth
 
 
 @dataclass(frozen=True, eq=False)

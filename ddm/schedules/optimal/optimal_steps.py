@@ -14,12 +14,12 @@ from torch import Tensor
 from ddm.denoisers import Denoiser
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
-from ddm.schedules.cost_table import CostTable
+from ddm.schedules.optimal.cost_table import CostTable
+from ddm.schedules.optimal.retention import retention
+from ddm.schedules.optimal.smoothing import choose_width, signed_roots
+from ddm.schedules.optimal.step_cost import StepCosts, excess, measure_step_costs, residuals
 from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
-from ddm.schedules.retention import retention
 from ddm.schedules.setting import Setting
-from ddm.schedules.smoothing import choose_width, signed_roots
-from ddm.schedules.step_cost import StepCosts, excess, measure_step_costs, residuals
 
 
 class OptimalSteps(ScheduleOptimizer):

@@ -24,7 +24,7 @@ from ddm.denoisers import (
 from ddm.functional import gather_made
 from ddm.kernels import Absorbing
 from ddm.samplers.sampler import CHUNK
-from ddm.schedules.retention import blind_ratio, sign_test, still_seen
+from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddm.files import replacing
+from ddm.files import read_json, write_json
 from ddm.functional import check_times
 
 
@@ -42,6 +41,10 @@ class SamplingSchedule:
     def __post_init__(self) -> None:
         """Check the times."""
         object.__setattr__(self, "times", tuple(check_times(self.times).tolist()))
+
+    def __len__(self) -> int:
+        """Return the number N + 1 of times."""
+        return len(self.times)
 
     @property
     def num_steps(self) -> int:
@@ -98,26 +101,3 @@ class SamplingSchedule:
             )
         source, info = content.get("source", "custom"), content.get("info", {})
         return cls(tuple(content["times"]), source, info)
-
-
-def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that a reader sees the old file or the new one, never a part."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1))
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    try:
-        content = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"`{path}` must be a JSON file, but it is damaged or cut off ({error}); write it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"`{path}` must hold a JSON object, got {type(content).__name__}.")
-    return content

@@ -14,11 +14,11 @@ from ddm.denoisers import Denoiser, given_prompt
 from ddm.functional import gather_made, gather_objects
 from ddm.kernels import Absorbing, Kernel
 from ddm.samplers import KGillespie, Sampler
-from ddm.schedules.golden_section import golden_section
-from ddm.schedules.hierarchy import Hierarchy, Split, num_searches
-from ddm.schedules.klub import KLUB, Departure, RevealKLUB, TokenKLUB
+from ddm.schedule import SamplingSchedule, check_num_steps
+from ddm.schedules.jys.golden_section import golden_section
+from ddm.schedules.jys.hierarchy import Hierarchy, Split, num_searches
+from ddm.schedules.jys.klub import KLUB, Departure, RevealKLUB, TokenKLUB
 from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
-from ddm.schedules.schedule import SamplingSchedule, check_num_steps
 from ddm.schedules.setting import Setting
 
 

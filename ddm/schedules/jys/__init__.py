@@ -1,0 +1,1 @@
+"""Jump Your Steps: KLUB, golden section, hierarchical breakdown."""

@@ -1,0 +1,1 @@
+"""Optimal schedules: step costs, their tables, and shortest paths through them."""
