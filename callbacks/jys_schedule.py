@@ -17,7 +17,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ddm.denoisers import Denoiser, common_mask
+from ddm.batch import free_of, tokens_of
+from ddm.denoisers import Denoiser
 from ddm.module import DiscreteDiffusion
 from ddm.samplers import Analytic, Sampler
 from ddm.schedules import (
@@ -30,20 +31,6 @@ from ddm.schedules import (
 from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_costs, plot_density, plot_evolution
 from ddm.schedules.setting import describe
-
-
-def tokens_of(batch: Any) -> Tensor:  # noqa: ANN401
-    """Return the tokens of a batch: a tensor, the entry "tokens", or the first element."""
-    if isinstance(batch, dict):
-        batch = batch["tokens"]
-    elif isinstance(batch, (list, tuple)):
-        batch = batch[0]
-    return batch
-
-
-def prompt_mask_of(batch: Any) -> Tensor | None:  # noqa: ANN401
-    """Return the positions of a batch that are given: the entry "prompt_mask", if there is one."""
-    return batch.get("prompt_mask") if isinstance(batch, dict) else None
 
 
 class JYSScheduleCallback(Callback):
@@ -76,9 +63,10 @@ class JYSScheduleCallback(Callback):
         smoothing: Share of the previous times that is kept at an update, in [0, 1).
         denoiser: How to get the denoiser out of the module; `module.denoiser` by default.
         sampler: The sampler to optimise for; by default the module's own, or `Analytic`.
-        tokens: How to get x_0, (B, L), out of a training batch.
-        prompt_mask: How to get the positions that are given, (L,) or (B, L) with equal rows, out of
-            a training batch; by default its entry "prompt_mask", else none.
+        tokens: How to get x_0, (B, L), out of a training batch; by default
+            `ddm.batch.tokens_of`.
+        free: How to get the positions that are generated, (B, L), or None, out of a training
+            batch; by default `ddm.batch.free_of`.
         seed: Seed of the measurements' noise.
 
     Raises:
@@ -96,8 +84,8 @@ class JYSScheduleCallback(Callback):
         smoothing: float = 0.0,
         denoiser: Callable[[LightningModule], Denoiser] | None = None,
         sampler: Sampler | None = None,
-        tokens: Callable[[Any], Tensor] = tokens_of,
-        prompt_mask: Callable[[Any], Tensor | None] | None = None,
+        tokens: Callable[[Any], Tensor] | None = None,
+        free: Callable[[Any], Tensor | None] | None = None,
         seed: int = 0,
     ) -> None:
         if every_n_epochs is not None and every_n_steps is not None:
@@ -126,14 +114,13 @@ class JYSScheduleCallback(Callback):
         self.smoothing = smoothing
         self.denoiser = denoiser or _denoiser_of
         self.sampler = sampler
-        self.tokens = tokens
-        # No function as the default: the command line would write its name down and call that.
-        self.prompt_mask = prompt_mask or prompt_mask_of
+        # No functions as defaults: the command line would write their names down and call those.
+        self.tokens = tokens or tokens_of
+        self.free = free or free_of
         self.seed = seed
         self.optimised = Optimised({})
         self.history: list[dict[str, Any]] = []
-        self._recent: deque[Tensor] = deque()
-        self._mask: Tensor | None = None
+        self._recent: deque[tuple[Tensor, Tensor | None]] = deque()
         self._last_update = 0
         self._last_epoch = -1
         self._began = 0.0
@@ -186,15 +173,11 @@ class JYSScheduleCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Remember the batch, and update if it is time."""
-        rows = self.tokens(batch).detach()
-        if rows.ndim != 2 or rows.is_floating_point():
-            raise ValueError(
-                f"`tokens` must return integers of shape (B, L), got {rows.dtype} of shape "
-                f"{tuple(rows.shape)}; say how to get them out of a batch."
-            )
-        self._recent.append(rows)
-        self._mask = self.prompt_mask(batch)
-        while sum(map(len, list(self._recent)[1:])) * trainer.world_size >= self.num_samples:
+        rows, free = tokens_of(self.tokens(batch)), self.free(batch)
+        self._recent.append((rows, free))
+        while sum(len(x) for x, _ in list(self._recent)[1:]) * trainer.world_size >= (
+            self.num_samples
+        ):
             self._recent.popleft()
         step = trainer.global_step
         due = self.every_n_steps is not None and step % self.every_n_steps == 0
@@ -238,7 +221,7 @@ class JYSScheduleCallback(Callback):
     def _update(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Optimise, keep the best, log; training goes on with the old schedules if it fails."""
         begin, step = time.monotonic(), trainer.global_step
-        x_0 = torch.cat(list(self._recent))[-max(8, self.num_samples // trainer.world_size) :]
+        x_0, free = self._latest(max(8, self.num_samples // trainer.world_size))
         if len(x_0) * trainer.world_size < 8:
             rank_zero_warn(
                 f"Schedules are not optimised at step {step}: 8 sequences are needed and training "
@@ -251,8 +234,7 @@ class JYSScheduleCallback(Callback):
         try:
             with _undisturbed(trainer, pl_module):
                 denoiser = self.denoiser(pl_module)
-                mask = None if self._mask is None else common_mask(self._mask)
-                settings: dict[str, Any] = {"prompt_mask": mask, "generator": generator}
+                settings: dict[str, Any] = {"free": free, "generator": generator}
                 found = self.optimizer(denoiser, sampler, x_0, self.num_steps, **settings)
                 if found.table is None:  # needed to judge what was found, and to draw it
                     table = OptimalSteps().table(denoiser, sampler, x_0, **settings)
@@ -265,6 +247,16 @@ class JYSScheduleCallback(Callback):
         self._keep(found, step, seconds)
         self._last_update = step
         self._log(trainer)
+
+    def _latest(self, num: int) -> tuple[Tensor, Tensor | None]:
+        """Return the latest sequences of one length, and their free positions."""
+        length = self._recent[-1][0].shape[1]
+        recent = [(x, free) for x, free in self._recent if x.shape[1] == length]
+        x_0 = torch.cat([x for x, _ in recent])[-num:]
+        if all(free is None for _, free in recent):
+            return x_0, None
+        masks = [torch.ones_like(x, dtype=torch.bool) if f is None else f for x, f in recent]
+        return x_0, torch.cat(masks)[-num:]
 
     def _keep(self, found: Optimised, step: int, seconds: float) -> None:
         assert found.table is not None

@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ddm.backbones.base import require_at_least
 from ddm.datamodules import SequenceDataModule
+from ddm.functional import require_at_least
 from ddm.module import DiscreteDiffusion
 from ddm.pictures import token_figure, trajectory_figure
 from ddm.samplers import Trajectory
@@ -99,19 +99,19 @@ class SampleLogger(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SequenceDataModule):
             data = None
-        prompt = mask = reference = None
+        tokens = free = reference = None
         if data is not None:
             held_out = data.val_tokens
             rows = (torch.arange(share) + share * trainer.global_rank) % len(held_out)
             reference = held_out[rows].long().to(module.device)
-            if data.prompt_mask is not None:
-                prompt, mask = reference, data.prompt_mask.to(module.device).expand(share, -1)
+            if data.free is not None:
+                tokens, free = reference, data.free.to(module.device).expand(share, -1)
         trajectory = Trajectory(self.num_trajectories)
         tokens = module.sample(
             share,
             schedule,
-            prompt=prompt,
-            prompt_mask=mask,
+            tokens=tokens,
+            free=free,
             generator=generator,
             on_state=trajectory.record,
         ).tokens

@@ -23,15 +23,15 @@ class TokenSequences(Dataset[Batch]):
 
     Args:
         tokens: Sequences of any integer type, with shape (N, L); a strided view is fine.
-        prompt_mask: The positions that are given in conditional generation, with shape (L,); items
-            then hold them as "prompt_mask" beside "tokens", in the same shape.
+        free: The positions that are generated, (L,), where others are given; items then hold them
+            as "free" beside "tokens", in the same shape.
     """
 
     def __init__(
-        self, tokens: Integer[Tensor, "N L"], prompt_mask: Bool[Tensor, " L"] | None = None
+        self, tokens: Integer[Tensor, "N L"], free: Bool[Tensor, " L"] | None = None
     ) -> None:
         self.tokens = tokens
-        self.prompt_mask = prompt_mask
+        self.free = free
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -45,9 +45,9 @@ class TokenSequences(Dataset[Batch]):
         return self._item(self.tokens[torch.tensor(indices)].long())
 
     def _item(self, tokens: Tensor) -> Batch:
-        if self.prompt_mask is None:
+        if self.free is None:
             return {"tokens": tokens}
-        return {"tokens": tokens, "prompt_mask": self.prompt_mask.expand(tokens.shape)}
+        return {"tokens": tokens, "free": self.free.expand(tokens.shape)}
 
 
 class SequenceDataModule(LightningDataModule, ABC):
@@ -55,7 +55,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     A concrete class sets `vocab_size` and `length` in its constructor, where the command line
     links them into the model, and gives the three splits as tensors. Batches are
-    `{"tokens": (B, L)}` of type int64 and, in conditional generation, `"prompt_mask"` (B, L).
+    `{"tokens": (B, L)}` of type int64 and, in conditional generation, `"free"` (B, L).
 
     The order of the training sequences is a function of `seed` and the epoch alone, so a run
     that resumes at the end of an epoch sees the batches that the uninterrupted run would have
@@ -122,11 +122,11 @@ class SequenceDataModule(LightningDataModule, ABC):
         return metrics.compute()
 
     @property
-    def prompt_mask(self) -> Bool[Tensor, " L"] | None:
-        """The positions that are given in conditional generation, with shape (L,), if there are."""
+    def free(self) -> Bool[Tensor, " L"] | None:
+        """The positions that are generated, (L,), None if no others are given."""
         if self.prompt_length == 0:
             return None
-        return torch.arange(self.length) < self.prompt_length
+        return torch.arange(self.length) >= self.prompt_length
 
     def log_samples(
         self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
@@ -166,7 +166,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         Raises:
             ValueError: If a process has fewer sequences than one batch.
         """
-        dataset = TokenSequences(self.train_tokens, self.prompt_mask)
+        dataset = TokenSequences(self.train_tokens, self.free)
         trainer = self.trainer
         # Only a sampler with `set_epoch` makes the order independent of the global random state,
         # which a resumed run does not restore. It needs to know the processes: Lightning
@@ -187,11 +187,11 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return all validation sequences in order, in batches."""
-        return self._loader(TokenSequences(self.val_tokens, self.prompt_mask))
+        return self._loader(TokenSequences(self.val_tokens, self.free))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return all test sequences in order, in batches."""
-        return self._loader(TokenSequences(self.test_tokens, self.prompt_mask))
+        return self._loader(TokenSequences(self.test_tokens, self.free))
 
     def _loader(
         self, dataset: TokenSequences, sampler: DistributedSampler[Batch] | None = None

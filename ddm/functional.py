@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed
 from jaxtyping import Float, Int
@@ -14,23 +16,26 @@ T = TypeVar("T")
 
 
 def categorical(
-    probs: Float[Tensor, "*shape K"], generator: torch.Generator | None = None
-) -> Int[Tensor, "*shape"]:
-    """Draw exactly from categorical laws by the inverse distribution function in float64.
+    probs: Float[Tensor, "*shape K"],
+    generator: torch.Generator | None = None,
+    num: int | None = None,
+) -> Int[Tensor, "..."]:
+    """Draw exactly from categorical distributions by the inverse distribution function in float64.
 
     Gumbel tricks and float32 sums lose the rare states; a rare jump is what a short sampling step
     consists of, so every draw of the library goes through here. A state of probability zero is
     never drawn.
 
     Args:
-        probs: Non-negative weights with a positive sum; they need not be normalised.
+        probs: Non-negative weights with a positive sum; they need not be normalized.
         generator: Source of randomness, on the device of `probs`.
+        num: Number of draws from every distribution, (*shape, num); by default one, (*shape).
 
     Returns:
         The drawn states, int64.
 
     Raises:
-        ValueError: A sum is not positive and finite.
+        ValueError: A weight is negative, or a sum is not positive and finite.
     """
     cdf = probs.to(torch.float64).cumsum(-1)
     total = cdf[..., -1:]
@@ -39,10 +44,14 @@ def categorical(
             f"`probs` must have positive, finite sums, got {wrong} of {total.numel()} that have "
             "not; a network that returns NaN is the usual reason."
         )
-    u = torch.rand(total.shape, generator=generator, dtype=torch.float64, device=probs.device)
+    if probs.numel() and (low := float(probs.min())) < 0:
+        raise ValueError(f"`probs` must be >= 0, got {low:.4g}; they are probabilities, not logs.")
+    shape = (*probs.shape[:-1], 1 if num is None else num)
+    u = torch.rand(shape, generator=generator, dtype=torch.float64, device=probs.device)
     # u * total may round up to total itself, which no state lies above.
     u = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, u, right=True).squeeze(-1)
+    drawn = torch.searchsorted(cdf, u, right=True)
+    return drawn.squeeze(-1) if num is None else drawn
 
 
 def stratified_times(
@@ -57,6 +66,31 @@ def stratified_times(
     offset = torch.rand((), generator=generator, dtype=torch.float64, device=device)
     order = torch.randperm(num, generator=generator, device=device)
     return 1.0 - (order + offset) / num
+
+
+def seeded(device: torch.device | str, *words: int) -> torch.Generator:
+    """Return a generator on a device whose stream depends on all of some non-negative numbers.
+
+    The CPU generator reads 32 bits of its seed; `SeedSequence` mixes all words into them, so that
+    neighboring seeds, ranks and steps share no part of their streams.
+    """
+    (state,) = np.random.SeedSequence(words).generate_state(1)
+    return torch.Generator(device).manual_seed(int(state))
+
+
+def require_at_least(least: int, **arguments: int) -> None:
+    """Refuse arguments below a whole number, or not whole.
+
+    Raises:
+        TypeError: An argument is no integer.
+        ValueError: An argument is below `least`.
+    """
+    for name, value in arguments.items():
+        kind: object = value
+        if isinstance(kind, bool) or not isinstance(kind, Integral):
+            raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {value}; raise it.")
 
 
 def log1mexp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -74,6 +108,44 @@ def positive_log(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     The gradient there is 0, and not the NaN that 0 times the infinite slope of log would give.
     """
     return p.clamp(min=torch.finfo(p.dtype).tiny).log()
+
+
+def times_like(t: float | Tensor, x: Tensor) -> Float[Tensor, " B"]:
+    """Return a time, or one per sequence, as float64 (B,) on the device of x, (B, L).
+
+    Raises:
+        ValueError: There are times for another number of sequences.
+    """
+    t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
+        raise ValueError(
+            f"`t` must be one time, or one for each of the {x.shape[0]} sequences, got the shape "
+            f"{tuple(t.shape)}."
+        )
+    return t.expand(x.shape[0])
+
+
+def describe(thing: object) -> str:
+    """Return the class name and the plain public attributes of an object, sorted by name.
+
+    What tells two settings apart, in messages and in files.
+    """
+    parts = []
+    for name, value in sorted(vars(thing).items()):
+        if name.startswith("_") or name == "training":
+            continue
+        if isinstance(value, (int, float, str)):
+            parts.append(f"{name}={value}")
+        elif type(value).__module__.startswith("ddm."):
+            parts.append(f"{name}={describe(value)}")
+    return f"{type(thing).__name__}({', '.join(parts)})"
+
+
+def normalized(p: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """Return p without its negative entries, with sum 1; uniform where nothing is left."""
+    p = p.clamp(min=0.0)
+    total = p.sum(-1, keepdim=True)
+    return torch.where(total > 0, p / total.where(total > 0, 1.0), 1.0 / p.shape[-1])
 
 
 def expand_right(x: Tensor, ndim: int) -> Tensor:

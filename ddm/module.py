@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from lightning.pytorch import LightningModule
@@ -16,18 +15,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 
-from ddm.backbones.base import require_at_least
-from ddm.denoisers import Denoiser, MeanDenoiser, ScoreDenoiser, given_prompt
-from ddm.functional import stratified_times
+from ddm.batch import free_of, tokens_of
+from ddm.denoisers import Denoiser, MeanDenoiser, ScoreDenoiser
+from ddm.functional import require_at_least, seeded, stratified_times
 from ddm.kernels import Kernel
 from ddm.losses import NELBO, Loss, ScoreEntropy
 from ddm.noise import LogLinear, NoiseSchedule
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Sampler, Samples
-from ddm.schedules import SamplingSchedule
+from ddm.schedule import SamplingSchedule, Schedule
 from ddm.schedules.setting import Setting
 
-Batch = dict[str, Tensor]
+Batch = Any  # see `tokens_of` and `free_of`
 T = TypeVar("T")
 
 # First words of the seeds, so that no two stages share a stream of random numbers.
@@ -37,11 +36,12 @@ TRAINING, EVALUATION, PREDICTION = range(3)
 class DiscreteDiffusion(LightningModule):
     """Discrete diffusion model: kernel, noise, network, loss and sampler, wired for Lightning.
 
-    Batches are `{"tokens": (B, L)}`, int64 in 0..V-1. Where they also hold `"prompt_mask"` (B, L),
-    the model is conditional: the tokens that it marks are given. In training and validation they
-    stay clean while the others are noised, and losses and bounds are those of the others, per free
-    token; the same positions have to be marked in all sequences (`PromptedDenoiser` says why).
-    `trainer.predict` draws one sample per sequence of its batches and keeps the marked tokens.
+    Batches are tokens (B, L) of any integer type, alone or as the entry `"tokens"` or
+    `"input_ids"`. Where they also hold `"free"` (B, L), the model is conditional: the tokens that
+    are not free are given, in every row others. They stay clean while the free ones are noised,
+    and losses and bounds are those of the free ones, per free token. Padding (`"attention_mask"`)
+    is never free. `trainer.predict` draws one sample per sequence of its batches around the given
+    tokens.
 
     The noise of a training batch depends on the seed, the epoch and the index of the batch alone,
     so a run that is resumed from the end of an epoch continues exactly as if it had not stopped
@@ -128,10 +128,10 @@ class DiscreteDiffusion(LightningModule):
     def sample(
         self,
         num_samples: int,
-        schedule: SamplingSchedule | Sequence[float],
+        schedule: Schedule | int,
         *,
-        prompt: Int[Tensor, "B L"] | None = None,
-        prompt_mask: Bool[Tensor, "B L"] | None = None,
+        tokens: Int[Tensor, "B L"] | None = None,
+        free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
         on_state: Callable[[Tensor, Tensor], object] | None = None,
@@ -140,29 +140,38 @@ class DiscreteDiffusion(LightningModule):
 
         Args:
             num_samples: Number B of samples.
-            schedule: A schedule, or its times.
-            prompt: Tokens to keep, (B, L); read where `prompt_mask` is true.
-            prompt_mask: Positions that are clamped to the prompt.
+            schedule: A schedule, its times, or a number of steps for `schedule(num_steps)`.
+            tokens: Given tokens, (B, L); read where `free` is false.
+            free: Positions that are generated; all by default.
             generator: Source of all draws, on the device of the module.
             progress: Show a bar.
             on_state: Called with every state x_t and its times t; see `Sampler`.
 
         Raises:
-            ValueError: Number, times or prompt do not fit, before any network call.
+            ValueError: Number, times or tokens do not fit, before any network call.
         """
         require_at_least(1, num_samples=num_samples)
-        times = schedule.times if isinstance(schedule, SamplingSchedule) else schedule
-        shape = (num_samples, self.length)
-        x = self.process.kernel.sample_prior(shape, generator, self.device)
+        if (tokens is None) != (free is None) or (
+            tokens is not None and len(tokens) != num_samples
+        ):
+            raise ValueError(
+                "`tokens` and `free` must be given together, a row for each of the "
+                f"{num_samples} samples, got {'neither' if tokens is None else len(tokens)}; "
+                "`free` says where tokens are generated."
+            )
+        if isinstance(schedule, int):
+            schedule = self.schedule(schedule)
+        if tokens is None:
+            tokens = torch.zeros(num_samples, self.length, dtype=torch.long, device=self.device)
+        x = self.process.sample_prior(tokens, free, generator)
         training = self.training
         self.eval()
         try:
             return self.sampler(
                 self.denoiser,
                 x,
-                times,
-                prompt=prompt,
-                prompt_mask=prompt_mask,
+                schedule,
+                free=free,
                 generator=generator,
                 progress=progress,
                 on_state=on_state,
@@ -184,10 +193,10 @@ class DiscreteDiffusion(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss in nats per free token."""
-        denoiser, x_0 = self._data(batch, batch_idx)
+        x_0, free = self._data(batch, batch_idx)
         generator = self._generator(TRAINING, self._seed, self.current_epoch, batch_idx)
         t = stratified_times(len(x_0), generator, x_0.device)
-        nats = self.loss(denoiser, x_0, t, generator).mean() / x_0.shape[1]
+        nats = self.loss(self.denoiser, x_0, t, generator, free=free).sum() / _count(x_0, free)
         self.log("train/loss", nats.detach() / math.log(2), prog_bar=True)
         return nats
 
@@ -211,13 +220,13 @@ class DiscreteDiffusion(LightningModule):
         self._evaluate("test", batch, batch_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Int[Tensor, "B L"]:
-        """Draw one sample per sequence, around the marked tokens if there is a `prompt_mask`."""
-        tokens, mask = batch["tokens"], batch.get("prompt_mask")
+        """Draw one sample per sequence, around the given tokens if there are any."""
+        tokens, free = self._data(batch, batch_idx)
         return self.sample(
             len(tokens),
-            self.schedule(self.num_steps),
-            prompt=None if mask is None else tokens,
-            prompt_mask=mask,
+            self.num_steps,
+            tokens=None if free is None else tokens,
+            free=free,
             generator=self._generator(PREDICTION, self._seed, batch_idx),
         ).tokens
 
@@ -274,29 +283,39 @@ class DiscreteDiffusion(LightningModule):
         )
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
-        denoiser, x_0 = self._data(batch, batch_idx)
+        x_0, free = self._data(batch, batch_idx)
         generator = self._generator(EVALUATION, batch_idx)
         t = stratified_times(len(x_0), generator, x_0.device)
-        bits = self.bound(denoiser, x_0, t, generator).mean() / (x_0.shape[1] * math.log(2))
+        nats = self.bound(self.denoiser, x_0, t, generator, free=free).sum() / _count(x_0, free)
         name = f"{stage}/bits_per_token"
+        bits = nats / math.log(2)
         self.log(name, bits, prog_bar=True, sync_dist=True, batch_size=len(x_0))
 
-    def _data(self, batch: Batch, batch_idx: int) -> tuple[Denoiser, Int[Tensor, "B F"]]:
-        """Return the denoiser given the prompt, if there is one, and the free tokens.
+    def _data(
+        self, batch: Batch, batch_idx: int
+    ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"] | None]:
+        """Return the tokens of a batch, and which of them are free.
 
-        The tokens of an epoch's first batch are checked. On accelerators that costs a wait, and so
-        does the prompt of any batch.
+        The tokens of an epoch's first batch are checked. On accelerators that costs a wait.
         """
-        x_0 = batch["tokens"]
+        x_0, free = tokens_of(batch), free_of(batch)
         if batch_idx == 0:
-            check_tokens(x_0, self.process.kernel.vocab_size, self.length)
-        return given_prompt(self.denoiser, x_0, batch.get("prompt_mask"))
+            if free is None and x_0.shape[1] != self.length:
+                raise ValueError(
+                    f"`tokens` must have shape (B, {self.length}), got {tuple(x_0.shape)}; set the "
+                    "model's `length` to that of the data (scripts/train.py links them)."
+                )
+            self.process.kernel.check_tokens(x_0)
+        return x_0, free
 
     def _generator(self, *seed: int) -> torch.Generator:
         """Return a generator that depends on the given numbers and the rank."""
-        # The CPU generator reads 32 bits of its seed; `SeedSequence` mixes all words into them.
-        (state,) = np.random.SeedSequence([self.global_rank, *seed]).generate_state(1)
-        return torch.Generator(self.device).manual_seed(int(state))
+        return seeded(self.device, self.global_rank, *seed)
+
+
+def _count(x_0: Tensor, free: Tensor | None) -> int | Tensor:
+    """Return the number of free tokens of a batch."""
+    return x_0.numel() if free is None else free.sum().clamp(min=1)
 
 
 class _Shared(Generic[T]):
@@ -314,25 +333,3 @@ class _Shared(Generic[T]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared[T]:
         return self
-
-
-def check_tokens(x_0: Tensor, vocab_size: int, length: int) -> None:
-    """Refuse a batch of data that the model is not made for.
-
-    Raises:
-        ValueError: Length, type or range of the tokens do not fit.
-    """
-    if x_0.ndim != 2 or x_0.shape[1] != length:
-        raise ValueError(
-            f"`tokens` must have shape (B, {length}), got {tuple(x_0.shape)}; set the model's "
-            "`length` to that of the data (scripts/train.py links them)."
-        )
-    if x_0.dtype != torch.int64:
-        raise ValueError(f"`tokens` must be int64, got {x_0.dtype}; convert them with `.long()`.")
-    low, high = int(x_0.min()), int(x_0.max())
-    if low < 0 or high >= vocab_size:
-        raise ValueError(
-            f"`tokens` must lie in 0..{vocab_size - 1}, the kernel's vocabulary, got values from "
-            f"{low} to {high}; set the kernel's `vocab_size` to that of the data "
-            "(scripts/train.py links them), or mend the encoding."
-        )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ddm.functional import expand_right
+from ddm.functional import expand_right, positive_log
 from ddm.kernels import Kernel
 from ddm.noise import NoiseSchedule
 
@@ -15,15 +15,22 @@ class ForwardProcess(nn.Module):
     r"""The noising process: every token runs the chain `beta(t) Q` independently.
 
     Conventions: t in [0, 1], 0 is data and 1 is noise; times are float64, one scalar or one per
-    sequence (B,). With `A_t = P(sigma(t))` the law of x_t given x_0 is the row `A_t[x_0, :]`.
-    Posteriors over x_0 have V entries, laws and rates of x_t have K.
+    sequence (B,). With `A_t = P(sigma(t))` the distribution of x_t given x_0 is the row
+    `A_t[x_0, :]`. Posteriors over x_0 have V entries, distributions and rates of x_t have K.
 
-    Three descriptions of one denoiser are converted into each other here:
+    What a denoiser knows of a position is carried as the *leave-one-out posterior*
+    `p(x_0^i | x_t without position i)`, in logs that need not be normalized (`log_p` below).
+    Everything else follows from it without a division by a likelihood, so that forbidden tokens
+    (logits of -inf), infinite noise and prompts are nothing special:
 
-    - full posterior `p(x_0^i | x_t)`;
-    - leave-one-out posterior `p(x_0^i | x_t without position i)`, which multiplied by the
-      likelihood `A_t[x_0, x_t^i]` gives the full one;
-    - ratio `p_t(x_t with v at i) / p_t(x_t)`, the concrete score.
+    - full posterior `p(x_0^i | x_t) ~ p(x_0) A_t[x_0, x_t^i]`;
+    - ratio `p_t(x_t with v at i) / p_t(x_t) = m_t[v] / m_t[x_t^i]` with `m_t = p A_t`, the
+      concrete score;
+    - bridge `p(x_s^i | x_t) ~ m_s[x_s] P(sigma_t - sigma_s)[x_s, x_t^i]`.
+
+    The one thing that a full posterior does not determine: at a token that the kernel shows to be
+    clean (`Kernel.is_revealed`) it is certain, and says nothing of the leave-one-out posterior.
+    Nothing needs it there, for such a token stays.
 
     Args:
         kernel: Where tokens jump.
@@ -38,19 +45,25 @@ class ForwardProcess(nn.Module):
     def sample(
         self,
         x_0: Int[Tensor, "B L"],
-        t: Float[Tensor, "..."],
+        t: Float[Tensor, "..."] | float,
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"]:
-        """Draw x_t given x_0."""
-        return self.kernel.sample(x_0, expand_right(self.noise.sigma(t), x_0.ndim), generator)
+        """Draw x_t given x_0; positions that are not free stay as they are."""
+        t = torch.as_tensor(t, dtype=torch.float64, device=x_0.device)
+        level = self._level(t, x_0)
+        return keep_given(self.kernel.sample(x_0, level, generator), x_0, free)
 
     def sample_path(
         self,
         x_0: Int[Tensor, "B L"],
         times: Float[Tensor, " M"],
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "M B L"]:
-        """Draw one path per sequence and return it at increasing times, from its true joint law.
+        """Draw one path per sequence at increasing times, from its true joint distribution.
 
         Raises:
             ValueError: The times decrease somewhere.
@@ -59,72 +72,99 @@ class ForwardProcess(nn.Module):
             raise ValueError("`times` must be >= 0 and must not decrease; sort them first.")
         path, x, before = [], x_0, torch.zeros_like(times[:1]).squeeze()
         for sigma in self.noise.sigma(times):
-            x = self.kernel.sample(x, sigma - before, generator)
+            x = keep_given(self.kernel.sample(x, sigma - before, generator), x_0, free)
             path.append(x)
             before = sigma
         return torch.stack(path)
+
+    def sample_prior(
+        self,
+        tokens: Int[Tensor, "B L"],
+        free: Bool[Tensor, "B L"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        """Return what generation starts from: noise where it is free, else the given tokens."""
+        noise = self.kernel.sample_prior(tuple(tokens.shape), generator, tokens.device)
+        return keep_given(noise, tokens, free)
 
     def likelihood(
         self, x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."], dtype: torch.dtype = torch.float64
     ) -> Float[Tensor, "B L V"]:
         """Return `A_t[x_0, x_t]` for every data token x_0."""
-        sigma = expand_right(self.noise.sigma(t), x_t.ndim).to(dtype)
+        sigma = self._level(t, x_t).to(dtype)
         return self.kernel.transition_to(x_t, sigma)[..., : self.kernel.vocab_size]
 
     def bridge(
         self,
-        p_0: Float[Tensor, "B L V"],
+        log_p: Float[Tensor, "B L V"],
         x_t: Int[Tensor, "B L"],
         t: Float[Tensor, "..."],
         s: Float[Tensor, "..."],
     ) -> Float[Tensor, "B L K"]:
-        r"""Return the analytic law of x_s given x_t, s < t, at every position.
+        r"""Return the distribution of x_s given x_t, s <= t, at every position (Tweedie).
 
-        `p(x_s | x_t) = sum_{x_0} p_0(x_0) A_s[x_0, x_s] B[x_s, x_t] / A_t[x_0, x_t]` with
-        `B = P(sigma(t) - sigma(s))`: the posterior of x_0 carried through the exact bridge.
+        The leave-one-out posterior carried to s, times the likelihood of x_t there. A token that
+        nothing can have led to stays: one that is given although it is forbidden.
+
+        Args:
+            log_p: Unnormalized log leave-one-out posteriors.
+            x_t: Tokens to start from.
+            t: Their time.
+            s: Time to land at.
+
+        Raises:
+            ValueError: s is later than t.
         """
-        sigma_t = expand_right(self.noise.sigma(t), x_t.ndim)
-        sigma_s = expand_right(self.noise.sigma(s), x_t.ndim)
-        back = self.kernel.transition_to(x_t, (sigma_t - sigma_s).to(p_0.dtype))
-        law = self.kernel.evolve(self._tilt(p_0, x_t, t), sigma_s.to(p_0.dtype)) * back
-        return law / law.sum(-1, keepdim=True)
+        if s.device.type == "cpu" and bool((s > t).any()):  # elsewhere a look costs a wait
+            raise ValueError("`s` must be at most t, got a later time; steps go down to the data.")
+        sigma_t, sigma_s = self._level(t, x_t), self._level(s, x_t)
+        p = self.kernel.on_states(self.kernel.normalize(log_p))
+        law = self.kernel.evolve(p, sigma_s.to(p.dtype))
+        law = law * self.kernel.transition_to(x_t, (sigma_t - sigma_s).to(p.dtype))
+        total = law.sum(-1, keepdim=True)
+        stays = total == 0
+        law = law / total.masked_fill(stays, 1.0)
+        return law.scatter_add_(-1, x_t[..., None], stays.to(law.dtype))
 
     def bridge_divergence(
         self,
-        p_0: Float[Tensor, "B L V"],
+        log_p: Float[Tensor, "B L V"],
         x_0: Int[Tensor, "B L"],
         x_t: Int[Tensor, "B L"],
         t: Float[Tensor, ""],
         s: Float[Tensor, " J"],
-    ) -> Float[Tensor, "J B"]:
-        """Return KL( q(x_s | x_t, x_0) || bridge(p_0, x_t, t, s) ), nats per sequence."""
-        return self.kernel.bridge_divergence(
-            self._tilt(p_0, x_t, t), x_0, x_t, self.noise.sigma(t), self.noise.sigma(s)
-        )
+    ) -> Float[Tensor, "J B L"]:
+        """Return KL( q(x_s | x_t, x_0) || bridge(log_p, x_t, t, s) ), nats per position."""
+        sigma_t, sigma_s = self.noise.sigma(t), self.noise.sigma(s)
+        return self.kernel.bridge_divergence(log_p, x_0, x_t, sigma_t, sigma_s)
 
     def ratio(
-        self, p_0: Float[Tensor, "B L V"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
+        self, log_p: Float[Tensor, "B L V"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "B L K"]:
         r"""Return `p_t(x_t with v at i) / p_t(x_t)` for every state v, 1 at v = x_t.
 
-        Equals `sum_{x_0} p_0(x_0) A_t[x_0, v] / A_t[x_0, x_t]`.
+        Zero everywhere if x_t itself is impossible: nothing leads there.
         """
-        sigma = expand_right(self.noise.sigma(t), x_t.ndim).to(p_0.dtype)
-        return self.kernel.evolve(self._tilt(p_0, x_t, t), sigma)
+        p = self.kernel.on_states(self.kernel.normalize(log_p))
+        m = self.kernel.evolve(p, self._level(t, x_t).to(p.dtype))
+        own = m.gather(-1, x_t[..., None])
+        # Dividing by infinity gives 0 with the gradient 0; cutting off m / 0 would give it NaN.
+        return m / own.masked_fill(own == 0, torch.inf)
+
+    def ratio_of_tokens(
+        self, x_0: Int[Tensor, "B L"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "B L K"]:
+        """Return `A_t[x_0, v] / A_t[x_0, x_t]`: the ratio where x_0 is known."""
+        ahead = self.kernel.transition_from(x_0, self._level(t, x_t))
+        return ahead / ahead.gather(-1, x_t[..., None])
 
     def reverse_rate(
-        self, p_0: Float[Tensor, "B L V"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
+        self, ratio: Float[Tensor, "B L K"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "B L K"]:
         """Return the rates of the reverse jumps x_t -> v, zero at v = x_t.
 
         `R_t(x_t -> v) = beta(t) Q[v, x_t] ratio(v)` (Campbell et al., 2022, proposition 1).
         """
-        return self.rate_of_ratio(self.ratio(p_0, x_t, t), x_t, t)
-
-    def rate_of_ratio(
-        self, ratio: Float[Tensor, "B L K"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "B L K"]:
-        """Return the reverse rates that belong to given ratios, zero at v = x_t."""
         return self.jump_rate_to(x_t, t).to(ratio.dtype) * ratio
 
     def jump_rate_to(
@@ -141,55 +181,80 @@ class ForwardProcess(nn.Module):
         beta = expand_right(self.noise.beta(t), x_t.ndim + 1)
         return (beta * self.kernel.rate_from(x_t)).scatter(-1, x_t[..., None], 0.0)
 
-    def posterior_of_ratio(
-        self, ratio: Float[Tensor, "B L K"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
+    def leave_one_out_of_ratio(
+        self, ratio: Float[Tensor, "B L K"], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "B L V"]:
-        """Return the full posterior that belongs to given ratios.
+        """Return log leave-one-out posteriors that belong to given ratios.
 
-        Inverts `ratio` by running the chain backwards. Ratios of an imperfect network need not
-        belong to any posterior: negative entries are cut off and the rest is normalised.
+        Ratios of an imperfect network need not belong to any; see `Kernel.deconvolve`.
         """
-        sigma = expand_right(self.noise.sigma(t), x_t.ndim).to(ratio.dtype)
-        tilted = self.kernel.evolve(ratio, -sigma)[..., : self.kernel.vocab_size]
-        p_0 = (tilted * self.likelihood(x_t, t, ratio.dtype)).clamp(min=0.0)
-        return p_0 / p_0.sum(-1, keepdim=True)
+        p = self.kernel.deconvolve(ratio, expand_right(self.noise.sigma(t), ratio.ndim - 1))
+        return positive_log(p[..., : self.kernel.vocab_size])
 
     def full_posterior(
         self, log_p: Float[Tensor, "B L V"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "B L V"]:
-        """Return the log full posterior from (unnormalised) log leave-one-out posteriors."""
-        return torch.log_softmax(log_p + self.likelihood(x_t, t, log_p.dtype).log(), -1)
+        """Return log full posteriors from log leave-one-out posteriors (Bayes)."""
+        log_p = self.kernel.data_only(log_p) + self.likelihood(x_t, t, log_p.dtype).log()
+        clean = self.kernel.is_revealed(x_t)
+        if clean.any():  # certain, and never the NaN of a given token that is forbidden
+            own = x_t[..., None] == torch.arange(log_p.shape[-1], device=x_t.device)
+            certain = torch.where(own, 0.0, -torch.inf)
+            log_p = torch.where(clean[..., None], certain, log_p)
+        return torch.log_softmax(log_p, -1)
 
     def leave_one_out(
         self, log_p: Float[Tensor, "B L V"], x_t: Int[Tensor, "B L"], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "B L V"]:
-        """Return the log leave-one-out posterior from the log full posterior.
+        """Return log leave-one-out posteriors from log full posteriors, not normalized.
 
-        Where the likelihood is 0 (a revealed token of the absorbing kernel) the full posterior
-        does not determine it; those entries are -inf.
+        Tokens of likelihood 0 get -inf: a clean token is its own only explanation.
         """
-        log_likelihood = self.likelihood(x_t, t, log_p.dtype).log()
-        possible = torch.isfinite(log_likelihood)
-        return torch.log_softmax(torch.where(possible, log_p - log_likelihood, -torch.inf), -1)
+        likelihood = self.likelihood(x_t, t, log_p.dtype)
+        return torch.where(likelihood > 0, log_p - positive_log(likelihood), -torch.inf)
 
-    def prior_kl(self, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
-        """Return KL( q(x_1 | x_0) || prior ) in nats per sequence, float64."""
+    def prior_divergence(self, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """Return KL( q(x_1 | x_0) || prior ) in nats per position, float64."""
         one = torch.ones((), dtype=torch.float64, device=x_0.device)
-        return self.kernel.prior_divergence(self.noise.sigma(one))[x_0].sum(-1)
+        return self.kernel.prior_divergence(self.noise.sigma(one))[x_0]
 
-    def noised_share(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return 1 - exp(-sigma(t)): the share of masked tokens under the absorbing kernel."""
+    def mask_ratio(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return 1 - exp(-sigma(t)): the fraction of tokens that the absorbing kernel masks."""
         return -torch.expm1(-self.noise.sigma(t))
 
-    def time_of_share(self, share: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return the time at which the noised share is `share`, in [0, 1]."""
-        return self.noise.inverse(-torch.log1p(-share)).clamp(0.0, 1.0)
+    def time_at_mask_ratio(self, ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return the time at which the mask ratio is `ratio`, in [0, 1]."""
+        return self.noise.inverse(-torch.log1p(-ratio)).clamp(0.0, 1.0)
 
-    def _tilt(self, p_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return `p_0(x_0) / A_t[x_0, x_t]` on all K states, zero where x_0 cannot lead to x_t."""
-        likelihood = self.likelihood(x_t, t, p_0.dtype)
-        # Dividing by infinity gives 0 with the gradient 0; cutting off p_0 / 0 would give it NaN.
-        tilted = p_0 / likelihood.where(likelihood > 0, torch.inf)
-        if self.kernel.num_states == self.kernel.vocab_size:
-            return tilted
-        return torch.cat([tilted, torch.zeros_like(tilted[..., :1])], -1)
+    def masks_left(
+        self, times: Float[Tensor, " M"], num_free: Int[Tensor, " B"]
+    ) -> Int[Tensor, "M B"]:
+        """Return how many of the free tokens are masked at decreasing times, from all to none.
+
+        The expected number, rounded, with at least one token revealed per step while there are
+        any: the one place where times become counts.
+        """
+        ratio = self.mask_ratio(times)
+        left = torch.round(num_free * (ratio / ratio[0])[:, None]).long()
+        step = torch.arange(len(times), device=left.device)[:, None]
+        # Leave one for every later step, take one for every earlier.
+        left = torch.maximum(left, torch.minimum(len(times) - 1 - step, num_free))
+        return torch.minimum(left, (num_free - step).clamp(min=0))
+
+    def time_of_masks(
+        self, left: Int[Tensor, "*M B"], num_free: Int[Tensor, " B"]
+    ) -> Float[Tensor, "*M B"]:
+        """Return the times at which the expected numbers of masks are those: counts to times."""
+        one = torch.ones((), dtype=torch.float64, device=left.device)
+        return self.time_at_mask_ratio(self.mask_ratio(one) * left / num_free.clamp(min=1))
+
+    def _level(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return sigma(t) with the axes of the tokens."""
+        return expand_right(self.noise.sigma(t), x.ndim)
+
+
+def keep_given(
+    x: Int[Tensor, "B L"], given: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None
+) -> Int[Tensor, "B L"]:
+    """Return x where it is free, else the given tokens."""
+    return x if free is None else torch.where(free, x, given)

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
 
 from ddm.files import read_json, write_json
-from ddm.functional import check_times
+from ddm.functional import check_times, require_at_least
 
 
 def check_num_steps(num_steps: int) -> int:
     """Return `num_steps`, or say that it must be at least 1."""
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    require_at_least(1, num_steps=num_steps)
     return num_steps
+
+
+def step_numbers(num_steps: int | Sequence[int]) -> list[int]:
+    """Return the different numbers of steps, sorted, of a list or of one number.
+
+    Raises:
+        ValueError: There is none, or one is less than 1.
+    """
+    numbers = [num_steps] if isinstance(num_steps, int) else list(num_steps)
+    if not numbers:
+        raise ValueError("`num_steps` must hold at least one number of steps, got none.")
+    return sorted({check_num_steps(n) for n in numbers})
+
+
+def times_of(schedule: Schedule) -> Float[Tensor, " T"]:
+    """Return the N + 1 times of a schedule, float64.
+
+    Raises:
+        ValueError: They are no schedule, see `check_times`.
+    """
+    return check_times(schedule.times if isinstance(schedule, SamplingSchedule) else schedule)
 
 
 @dataclass(frozen=True)
@@ -101,3 +124,7 @@ class SamplingSchedule:
             )
         source, info = content.get("source", "custom"), content.get("info", {})
         return cls(tuple(content["times"]), source, info)
+
+
+Schedule: TypeAlias = "SamplingSchedule | Float[Tensor, ' T'] | Sequence[float]"
+"""What can be sampled along: a schedule, or its decreasing times."""

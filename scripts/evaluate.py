@@ -81,7 +81,7 @@ def find_schedules(
                     module.sampler,
                     x_0,
                     num_steps,
-                    prompt_mask=data.prompt_mask,
+                    free=None if data.free is None else data.free.to(x_0.device).expand_as(x_0),
                     generator=generator,
                     progress=True,
                 )
@@ -106,13 +106,12 @@ def measure(
     generator = torch.Generator(module.device).manual_seed(seed)
     held_out = data.test_tokens
     reference = held_out[torch.arange(num_samples) % len(held_out)].long().to(module.device)
-    mask = data.prompt_mask
     batches = [
         module.sample(
             len(rows),
             schedule,
-            prompt=None if mask is None else rows,
-            prompt_mask=None if mask is None else mask.to(rows.device).expand(len(rows), -1),
+            tokens=None if data.free is None else rows,
+            free=None if data.free is None else data.free.to(rows.device).expand_as(rows),
             generator=generator,
         ).tokens
         for rows in reference.split(batch_size)

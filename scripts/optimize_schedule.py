@@ -12,9 +12,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddm.callbacks.jys_schedule import prompt_mask_of
+from ddm.batch import free_of, tokens_of
 from ddm.checkpoint import load_data, load_model
-from ddm.denoisers import common_mask
 from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised, SamplingSchedule, keep_best
 from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_costs, plot_density, plot_schedules
@@ -24,7 +23,7 @@ from torch import Tensor
 
 
 def training_tokens(checkpoint: Path, num: int) -> tuple[Tensor, Tensor | None]:
-    """Return the first `num` training sequences of the data, and the positions that are given.
+    """Return the first `num` training sequences of the data, and the positions that are free.
 
     Raises:
         ValueError: The checkpoint does not say what data it was trained on, or they are few.
@@ -37,14 +36,15 @@ def training_tokens(checkpoint: Path, num: int) -> tuple[Tensor, Tensor | None]:
         )
     data.prepare_data()
     data.setup("fit")
-    batches, count = [], 0
+    batches, masks, count = [], [], 0
     for batch in data.train_dataloader():
-        batches.append(batch["tokens"])
+        batches.append(tokens_of(batch))
+        masks.append(free_of(batch))
         count += len(batches[-1])
         if count >= num:
             break
-    mask = prompt_mask_of(batch)
-    return torch.cat(batches)[:num], None if mask is None else common_mask(mask)
+    free = [mask for mask in masks if mask is not None]
+    return torch.cat(batches)[:num], torch.cat(free)[:num] if free else None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -76,8 +76,9 @@ def main(args: Sequence[str] | None = None) -> Optimised:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         optimizer = OptimalSteps(**gamma, batch_size=options.batch_size)
         module = load_model(options.checkpoint).to(device).eval()
-        x_0, mask = training_tokens(options.checkpoint, options.num_samples)
+        x_0, free = training_tokens(options.checkpoint, options.num_samples)
         x_0 = x_0.to(device)
+        free = None if free is None else free.to(device)
         out = schedules_beside(options.checkpoint)
         out = out if options.out is None else options.out / out.name
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,13 +87,13 @@ def main(args: Sequence[str] | None = None) -> Optimised:
 
     generator = torch.Generator(device).manual_seed(options.seed)
     setting = (module.denoiser, module.sampler, x_0, options.num_steps)
-    found = optimizer(*setting, prompt_mask=mask, generator=generator, progress=True)
+    found = optimizer(*setting, free=free, generator=generator, progress=True)
     table, num_calls = found.table, found.num_calls
     assert table is not None
     methods = {"optimal": found.schedules}
     if options.method == "jys":
         jys = JumpYourSteps(batch_size=options.batch_size)
-        result = jys(*setting, prompt_mask=mask, generator=generator, progress=True)
+        result = jys(*setting, free=free, generator=generator, progress=True)
         methods["jys"], num_calls = result.schedules, num_calls + result.num_calls
 
     kept = {}

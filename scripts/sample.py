@@ -98,7 +98,7 @@ def encode(text: str, module: DiscreteDiffusion, data: LightningDataModule | Non
 def encode_prompt(
     start: str, end: str, module: DiscreteDiffusion, data: LightningDataModule | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the first and last tokens of a sequence (1, L), and the mask that marks them.
+    """Return the first and last tokens of a sequence (1, L), and which others are free.
 
     The two texts are encoded by themselves, so what lies between has no part in their tokens.
 
@@ -117,8 +117,8 @@ def encode_prompt(
         )
     between = torch.zeros(length - given, dtype=torch.long)
     position = torch.arange(length)
-    mask = (position < len(first)) | (position >= length - len(last))
-    return torch.cat([first, between, last])[None], mask[None]
+    free = (position >= len(first)) & (position < length - len(last))
+    return torch.cat([first, between, last])[None], free[None]
 
 
 def write(
@@ -162,18 +162,18 @@ def prompts(
     module: DiscreteDiffusion,
     data: LightningDataModule | None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the tokens that the samples keep (M, L) and the mask that marks them, if any.
+    """Return the given tokens (M, L) and which others are free, if there are given ones.
 
     Samples stand between the two texts of `around`; where it is not given, they continue held-out
     sequences if the data ask for that.
     """
     if around is not None:
-        prompt, mask = encode_prompt(*around, module, data)
-        return prompt.expand(num_samples, -1), mask.expand(num_samples, -1)
-    if isinstance(data, SequenceDataModule) and data.prompt_mask is not None:
+        tokens, free = encode_prompt(*around, module, data)
+        return tokens.expand(num_samples, -1), free.expand(num_samples, -1)
+    if isinstance(data, SequenceDataModule) and data.free is not None:
         held_out = data.test_tokens
         rows = torch.arange(num_samples) % len(held_out)
-        return held_out[rows].long(), data.prompt_mask.expand(num_samples, -1)
+        return held_out[rows].long(), data.free.expand(num_samples, -1)
     return None
 
 
@@ -241,8 +241,8 @@ def main(args: Sequence[str] | None = None) -> list[Path]:
         samples = module.sample(
             num,
             schedule,
-            prompt=None if given is None else given[0][rows].to(device),
-            prompt_mask=None if given is None else given[1][rows].to(device),
+            tokens=None if given is None else given[0][rows].to(device),
+            free=None if given is None else given[1][rows].to(device),
             generator=generator,
             progress=True,
             on_state=None if first else trajectory.record,

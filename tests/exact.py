@@ -16,7 +16,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from ddm.denoisers import Denoiser, ExactDenoiser, LogPosterior, Prediction
+from ddm.denoisers import Denoiser, Prediction
 from ddm.kernels import Kernel
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
@@ -125,23 +125,20 @@ def ratio(process: ForwardProcess, joint: Tensor, t: float) -> Tensor:
     return p[neighbours(process.kernel.num_states, joint.ndim)] / p[:, None, None]
 
 
-class GivenFirst(Denoiser):
-    """The exact denoiser of a law whose first token is given, hence clean at every time.
+def given_law(joint: Tensor, tokens: Tensor, free: Tensor) -> Tensor:
+    """Return the law of the free tokens given the others, an axis for each of them."""
+    index = tuple(
+        slice(None) if is_free else int(token) for token, is_free in zip(tokens, free, strict=True)
+    )
+    law = joint[index]
+    return law / law.sum()
 
-    It is one `ExactDenoiser` of the law of the other tokens per value of the first.
-    """
 
-    def __init__(self, process: ForwardProcess, joint: Tensor) -> None:
-        super().__init__(process)
-        self.others = [ExactDenoiser(process, law / law.sum()) for law in joint]
-
-    def forward(self, x_t: Tensor, t: Tensor) -> LogPosterior:
-        """Return the posterior of the other tokens, beside zeros that nobody should read."""
-        output = torch.zeros(*x_t.shape, len(self.others), dtype=torch.float64)
-        for first, others in enumerate(self.others):
-            rows = x_t[:, 0] == first
-            output[rows, 1:] = others(x_t[rows, 1:], t[rows]).output
-        return LogPosterior(self.process, output, x_t, t)
+def correlation(kernel: Kernel, sigma: Tensor) -> Tensor:
+    """Return the maximal correlation of the channel of one token, from its singular values."""
+    root = kernel.prior().sqrt()
+    channels = [root[:, None] * expm(kernel, level) / root for level in sigma]
+    return torch.linalg.svdvals(torch.stack(channels))[:, 1]
 
 
 # Laws of samplers --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-from dataclasses import replace
+import math
 
 import pytest
 import torch
@@ -7,19 +7,22 @@ from torch import nn
 import exact
 from cases import NOISES, each_kernel, each_noise
 from ddm.denoisers import (
-    Denoiser,
+    DiscreteTime,
     ExactDenoiser,
     LogLeaveOneOut,
     LogPosterior,
     LogRatio,
     MarkovChainDenoiser,
+    MaskRatio,
     MeanDenoiser,
+    NoiseLevel,
+    NoTime,
     PosteriorDenoiser,
     ScoreDenoiser,
+    Time,
     chunks,
-    given_prompt,
-    times_like,
 )
+from ddm.functional import times_like
 from ddm.kernels import Absorbing, Uniform
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
@@ -109,11 +112,12 @@ def test_exact_denoiser_one_token(kernel):
 def test_mean_denoiser(kernel, noise, t):
     """Exact leave-one-out logits, up to a constant, make the exact posterior.
 
-    Logits past V, here of the mask state, are ignored.
+    The logit of a mask state is not read.
     """
     process, joint, x_t = problem(kernel, noise)
     logits = exact.leave_one_out(process, joint, t).log() - 7.0
-    logits = torch.cat([logits, torch.full_like(logits[..., :1], 50.0)], -1)
+    if kernel.num_states > kernel.vocab_size:
+        logits = torch.cat([logits, torch.full_like(logits[..., :1], 50.0)], -1)
     prediction = MeanDenoiser(Lookup(logits, kernel.num_states), process)(x_t, at(t, len(x_t)))
     close(prediction.posterior(), exact.posterior(process, joint, t))
 
@@ -275,13 +279,13 @@ def test_double(kernel, form):
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_num_invalid(form):
-    """NaN and infinite outputs are counted; -inf is a legal log posterior."""
+    """NaN and +inf are counted; -inf is legal: an impossible or forbidden token."""
     prediction = random_prediction(form, Uniform(3))
     assert prediction.num_invalid() == 0
     prediction.output[0, 0, 0] = torch.nan
     prediction.output[1, 2, 1] = torch.inf
     prediction.output[3, 5, 2] = -torch.inf
-    assert prediction.num_invalid() == (2 if form is LogPosterior else 3)
+    assert prediction.num_invalid() == 2
 
 
 def test_time_free():
@@ -294,55 +298,140 @@ def test_time_free():
     assert not ScoreDenoiser(backbone, process).time_free
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-def test_prompted_denoiser(form):
-    """The network sees the prompt as it is; the prediction is that of the free positions."""
-    whole = random_prediction(form, Uniform(3))
-    seen = []
+@each_kernel
+@each_noise
+@pytest.mark.parametrize("make", ["enumerated", "chain"])
+def test_given_tokens_are_clean(kernel, noise, make):
+    """Given tokens, in every row others, are read as clean whatever the time, by enumeration.
 
-    class Fixed(Denoiser):
-        time_free = True
-
-        def forward(self, x_t, t):
-            seen.append(x_t)
-            return replace(whole, x_t=x_t, t=t)
-
-    mask = torch.tensor([True, False, True, True, False, False])
-    x_0 = torch.randint(3, (4, 6), generator=seeded(2))
-    for rows in (mask, mask.expand(4, -1)):
-        given, free = given_prompt(Fixed(whole.process), x_0, rows)
-        assert torch.equal(free, x_0[:, ~mask])
-        assert given.time_free
-        prediction = given(whole.x_t[:, ~mask], at(0.5, 4))
-        assert torch.equal(seen[-1], torch.where(mask, x_0, whole.x_t))
-        for method in ("log_posterior", "posterior", "reverse_rate"):
-            actual, expected = getattr(prediction, method)(), getattr(whole, method)()
-            assert torch.equal(actual, expected[:, ~mask])
-
-
-def test_no_prompt():
-    """Without a mask denoiser and tokens are what they were; an empty mask changes nothing."""
-    denoiser = ExactDenoiser(ForwardProcess(Uniform(3), LogLinear()), exact.random_joint(3, 2))
-    x_0 = torch.randint(3, (4, 2), generator=seeded())
-    assert given_prompt(denoiser, x_0, None) == (denoiser, x_0)
-    given, free = given_prompt(denoiser, x_0, torch.zeros(2, dtype=torch.bool))
-    assert torch.equal(free, x_0)
-    assert torch.equal(given(x_0, at(0.5, 4)).output, denoiser(x_0, at(0.5, 4)).output)
+    Row by row the posterior is that of the joint given them; what is given is no noise.
+    """
+    process = ForwardProcess(kernel, noise)
+    initial = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    rows = torch.rand(3, 3, generator=seeded(), dtype=torch.float64)
+    rows = rows / rows.sum(-1, keepdim=True)
+    joint = chain_law(initial, rows, 3)
+    chain = MarkovChainDenoiser(process, initial, rows, slack=0.0)
+    denoiser = ExactDenoiser(process, joint) if make == "enumerated" else chain
+    x_t = torch.tensor([[0, 1, 2], [0, 1, 2], [2, 2, 0], [1, 0, 0]])
+    free = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1]]).bool()
+    for t in (0.2, 1.0):
+        prediction = denoiser(x_t, at(t, 4), free)
+        close(prediction.posterior()[1, 1], weigh(joint[0, :, 2], process, x_t[1, 1], t))
+        pair = joint[:, :, 2] / joint[:, :, 2].sum()
+        expected = ExactDenoiser(process, pair)(x_t[:1, :2], at(t)).posterior()
+        close(prediction.posterior()[0, :2], expected[0])
+        pair = joint[2] / joint[2].sum()
+        expected = ExactDenoiser(process, pair)(x_t[2:3, 1:], at(t)).posterior()
+        close(prediction.posterior()[2, 1:], expected[0])
+        alone = ExactDenoiser(process, joint)(x_t[3:], at(t)).posterior()
+        close(prediction.posterior()[3], alone[0])
 
 
+def weigh(law, process, x, t):
+    """Return the posterior of one token by Bayes."""
+    weight = law * exact.expm(process.kernel, process.noise.sigma(at(t)))[: len(law), x]
+    return weight / weight.sum()
+
+
+class Told(nn.Module):
+    """A network that writes down what it is told, and wants float32."""
+
+    def __init__(self, size, dtype=torch.float32):
+        super().__init__()
+        self.linear = nn.Linear(1, size, dtype=dtype)
+        self.size = size
+        self.told = None
+
+    def forward(self, x_t, *args, **kwargs):
+        self.told = (args, kwargs)
+        h = args[0].to(self.linear.weight.dtype) if args and args[0].dtype == torch.int64 else None
+        t = h if h is not None else args[0] if args else torch.zeros(len(x_t))
+        return self.linear(t[:, None])[:, None].expand(*x_t.shape, -1)
+
+
+@pytest.mark.parametrize("make", [MeanDenoiser, PosteriorDenoiser, ScoreDenoiser])
 @pytest.mark.parametrize(
-    ("mask", "message"),
+    ("time", "expected"),
     [
-        ([True, False, False], "have 2 positions and leave some of them free, got 3 and 2 free"),
-        ([True, True], "have 2 positions and leave some of them free, got 2 and 0 free"),
-        ([[True, False], [False, True]], "mark the same positions in all sequences of a batch"),
+        (Time(), [0.25, 1.0]),
+        (NoiseLevel(), [-math.log(0.75), -math.log(1e-3)]),
+        (MaskRatio(), [0.25, 0.999]),
+        (DiscreteTime(1000), [249, 999]),
+        (DiscreteTime(1000, first=1), [250, 1000]),
     ],
+    ids=str,
 )
-def test_bad_prompt_masks(mask, message):
-    """A mask of another length, one that differs between rows or leaves nothing is refused."""
-    denoiser = ExactDenoiser(ForwardProcess(Uniform(3), LogLinear()), exact.random_joint(3, 2))
-    with pytest.raises(ValueError, match=f"`prompt_mask` must {message}"):
-        given_prompt(denoiser, torch.zeros(2, 2, dtype=torch.long), torch.tensor(mask))
+def test_time_inputs(make, time, expected):
+    """A network in float32 is told the time in its own type, in the form it knows."""
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    network = Told(4)
+    denoiser = make(network, process, time=time)
+    denoiser(torch.full((2, 5), 3), torch.tensor([0.25, 1.0], dtype=torch.float64))
+    (told,), _ = network.told
+    assert told.dtype == (torch.int64 if isinstance(time, DiscreteTime) else torch.float32)
+    torch.testing.assert_close(told.double(), torch.tensor(expected).double(), rtol=2e-3, atol=1e-6)
+    assert denoiser.min_time == (1e-3 if isinstance(time, DiscreteTime) else 0.0)
+
+
+def test_no_time():
+    """A masked language model is called with tokens alone, and is time-free."""
+    network = Told(3)
+    denoiser = MeanDenoiser(network, ForwardProcess(Absorbing(3), LogLinear()), time=NoTime())
+    denoiser(torch.full((2, 5), 3), at(0.5, 2))
+    assert network.told == ((), {})
+    assert denoiser.time_free
+
+
+def test_discrete_times_below_the_first():
+    """Times below 1 / T, which such a network has never seen, are those of its first step."""
+    network = Told(3)
+    process = ForwardProcess(Uniform(3), LogLinear())
+    denoiser = MeanDenoiser(network, process, time=DiscreteTime(10))
+    denoiser(torch.zeros(3, 5, dtype=torch.long), torch.tensor([1e-6, 0.1, 0.16]).double())
+    assert network.told[0][0].tolist() == [0, 0, 1]
+
+
+def test_padding():
+    """Where the padding's id is given, the network is told which tokens exist."""
+    network = Told(4)
+    denoiser = MeanDenoiser(network, ForwardProcess(Absorbing(4), LogLinear()), pad=0)
+    x_t = torch.tensor([[2, 4, 0, 0], [0, 4, 4, 0]])
+    free = torch.tensor([[0, 1, 0, 0], [1, 1, 1, 0]]).bool()
+    denoiser(x_t, at(0.5, 2), free)
+    # A free token exists even where it looks like padding.
+    assert network.told[1]["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_vocabulary_off_by_one(size):
+    """Logits that do not fit the vocabulary are refused, not read with the wrong token as mask."""
+    kernel = Uniform(4)
+    for make in (MeanDenoiser, PosteriorDenoiser, ScoreDenoiser):
+        denoiser = make(Told(size), ForwardProcess(kernel, LogLinear()))
+        with pytest.raises(ValueError, match=rf"logits of the shape \(2, 5, 4\).* {size}\)"):
+            denoiser(torch.zeros(2, 5, dtype=torch.long), at(0.5, 2))
+
+
+@each_kernel
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_predictions_of_single_tokens(kernel, form):
+    """`at` picks the predictions of single tokens."""
+    whole = random_prediction(form, kernel)
+    rows, columns = torch.tensor([0, 3, 3]), torch.tensor([5, 0, 2])
+    part = whole.at(rows, columns)
+    for method in ("log_posterior", "posterior", "reverse_rate"):
+        close(getattr(part, method)()[:, 0], getattr(whole, method)()[rows, columns], atol=1e-6)
+
+
+@each_kernel
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_log_prob(kernel, form):
+    """`log_prob` is the log posterior of given tokens, without a table of all tokens."""
+    whole = random_prediction(form, kernel, torch.float64)
+    x_0 = whole.x_t.clamp(max=kernel.vocab_size - 1)
+    expected = whole.log_posterior().gather(-1, x_0[..., None]).squeeze(-1)
+    close(whole.log_prob(x_0), expected)
 
 
 def test_times_like():

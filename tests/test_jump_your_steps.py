@@ -39,13 +39,12 @@ from ddm.schedules import (
     golden_section,
 )
 from ddm.schedules.jys import klub
-from ddm.schedules.jys.klub import kept_posterior
 from exact import (
-    GivenFirst,
     assert_frequencies,
     at,
     expm,
     frequencies,
+    given_law,
     kl,
     product_law,
     random_joint,
@@ -243,8 +242,7 @@ def test_kept_law_is_what_an_analytic_step_does(kernel):
     for i in range(kernel.num_states):
         start = _said(process, _two_laws(kernel.vocab_size)[0], x[i].expand(len(x), 1), T)
         reached = to_m[i] > 0  # elsewhere no law follows
-        fresh = LogPosterior(process, start.output, x, at(M, len(x)))
-        onward = process.bridge(kept_posterior(start, fresh), x, at(M)[0], at(S)[0])[:, 0]
+        onward = process.bridge(start.log_leave_one_out(), x, at(M)[0], at(S)[0])[:, 0]
         composed = (to_m[i, reached, None] * onward[reached]).sum(0)
         torch.testing.assert_close(composed, to_s[i], rtol=0, atol=1e-12)
 
@@ -284,7 +282,7 @@ def test_path_divergence_bounds_that_of_the_samples(kernel):
     fresh = denoiser(x, at(M, len(x)))
     nats = TokenKLUB().divergence(kept, fresh, at(S)[0])
     two = product_law(fresh.bridge(at(S, len(x))))
-    one = product_law(process.bridge(kept_posterior(kept, fresh), x, at(M)[0], at(S)[0]))
+    one = product_law(process.bridge(kept.log_leave_one_out(), x, at(M)[0], at(S)[0]))
     weight = to_m[to_m > 0]
     torch.testing.assert_close(weight @ one, product_law(denoiser(x_t, at(T)).bridge(at(S)))[0])
     assert 0 < kl(weight @ two, weight @ one) <= float(weight @ nats)
@@ -349,7 +347,7 @@ def test_token_klub_does_not_depend_on_the_clock():
     for noise in (LogLinear(), Cosine()):
         denoiser, x_0 = countdown(Absorbing(8), noise, num=16)
         share = torch.tensor([T, M, S], dtype=torch.float64)
-        points = tuple(denoiser.process.time_of_share(share).tolist())
+        points = tuple(denoiser.process.time_at_mask_ratio(share).tolist())
         values.append(TokenKLUB()(denoiser, Analytic(), x_0, points, generator=seeded()))
     torch.testing.assert_close(*values, rtol=1e-7, atol=1e-9)
 
@@ -385,7 +383,7 @@ def test_reveal_klub_draws_states_with_whole_numbers_of_masks():
         said = RevealKLUB().departure(denoiser, KGillespie(), x_0, float(n), seeded()).prediction
         assert ((said.x_t == 8).sum(-1) == n).all()
         assert ((said.x_t == 8) | (said.x_t == x_0)).all()
-        share = denoiser.process.noised_share(said.t) / denoiser.process.noised_share(at(1.0))
+        share = denoiser.process.mask_ratio(said.t) / denoiser.process.mask_ratio(at(1.0))
         # Standard error of a mean of 4000 order statistics: below 0.003.
         assert float(share.mean()) == pytest.approx(1.0 if n == 7 else (n + 1) / 8, abs=0.015)
 
@@ -414,9 +412,11 @@ def test_k_gillespie_schedules_are_whole_numbers_of_tokens(coupling, noise):
     found = optimizer(denoiser, KGillespie(), x_0, [4, 8, 11], generator=seeded())
     for n, schedule in found.schedules.items():
         times = torch.tensor(schedule.times, dtype=torch.float64)
-        left = 11 * denoiser.process.noised_share(times) / denoiser.process.noised_share(times[:1])
+        left = 11 * denoiser.process.mask_ratio(times) / denoiser.process.mask_ratio(times[:1])
         assert left.sub(left.round()).abs().max() < 1e-9
-        grid = KGillespie().grid(denoiser, times, torch.ones(2, 11, dtype=torch.bool))
+        free = torch.ones(2, 11, dtype=torch.bool)
+        steps = KGillespie().steps(denoiser.process, times, free)
+        grid = torch.stack([*(step.t for step in steps), steps[-1].s])
         torch.testing.assert_close(grid, times[:, None].expand(-1, 2), rtol=0, atol=1e-9)
         assert len(times) == n + 1
     with pytest.raises(ValueError, match="at most 11"):
@@ -443,26 +443,73 @@ def test_schedules_beat_the_uniform_one(kernel, num_steps):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "sampler"),
-    [(Uniform(3), Analytic()), (Absorbing(3), Analytic()), (Absorbing(3), KGillespie())],
+    ("kernel", "objective"),
+    [
+        (Uniform(3), KLUB()),
+        (Gaussian(3), TokenKLUB()),
+        (Absorbing(3), TokenKLUB()),
+        (Absorbing(3), KLUB()),
+        (Absorbing(3), RevealKLUB()),
+    ],
 )
-def test_schedules_given_a_prompt(kernel, sampler):
-    """They are those of the law given the prompt, with the same noise; KLUB, TokenKLUB, RevealKLUB.
+def test_klub_given_tokens(kernel, objective):
+    """It is that of the law given the tokens, row by row, on the same states."""
+    process, joint = ForwardProcess(kernel, LogLinear()), random_joint(3, 4, coupling=2.0)
+    x_0 = torch.randint(3, (9, 4), generator=seeded())
+    free = torch.rand(9, 4, generator=seeded(1)) < 0.6
+    free[0], free[1] = False, True
+    calls = []
 
-    With k-Gillespie there are as many steps as tokens that are not given, at most.
-    """
-    denoiser = GivenFirst(ForwardProcess(kernel, LogLinear()), random_joint(3, 4, coupling=2.0))
+    class Recording(ExactDenoiser):
+        def forward(self, x_t, t, free=None):
+            calls.append((x_t, t))
+            return super().forward(x_t, t, free)
+
+    reveal = isinstance(objective, RevealKLUB)
+    points = (3.0, 2.0, 1.0) if reveal else (T, M, S)
+    denoiser = Recording(process, joint)
+    nats = objective(denoiser, Analytic(), x_0, points, free=free, generator=seeded(2))
+    assert nats[0] == 0
+    (x_t, t), (x_m, m) = calls
+    for states in (x_t, x_m):
+        assert torch.equal(states[~free], x_0[~free])
+    for row in range(1, 9):
+        which = free[row]
+        alone = ExactDenoiser(process, given_law(joint, x_0[row], which))
+        kept, fresh = (
+            alone(states[row, which][None], when[row, None])
+            for states, when in ((x_t, t), (x_m, m))
+        )
+        end = process.time_at_mask_ratio(process.mask_ratio(m[row]) / 2) if reveal else at(S)[0]
+        expected = objective.divergence(kept, fresh, end)
+        torch.testing.assert_close(nats[row], expected[0], rtol=1e-9, atol=1e-11)
+
+
+def test_reveal_klub_counts_of_ragged_rows():
+    """Rows with fewer free tokens have their share of the masks, rounded."""
+    denoiser = ExactDenoiser(ForwardProcess(Absorbing(3), LogLinear()), random_joint(3, 4))
+    x_0 = torch.randint(3, (3, 4), generator=seeded())
+    free = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]]).bool()
+    for masks, expected in ((4, [4, 2, 0]), (2, [2, 1, 0]), (0, [0, 0, 0])):
+        left = RevealKLUB().departure(
+            denoiser, KGillespie(), x_0, float(masks), seeded(), free=free
+        )
+        assert (left.prediction.x_t == 3).sum(-1).tolist() == expected
+
+
+@pytest.mark.parametrize("sampler", [Analytic(), KGillespie()])
+def test_schedules_given_tokens(sampler):
+    """With one token given there are as many steps as others, at most."""
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    denoiser = ExactDenoiser(process, random_joint(3, 4, coupling=2.0))
     x_0 = torch.randint(3, (12, 4), generator=seeded())
-    x_0[:, 0] = 1
-    optimizer, mask = JumpYourSteps(num_probes=5, batch_size=5), torch.arange(4) < 1
-    found = optimizer(denoiser, sampler, x_0, [2, 3], prompt_mask=mask, generator=seeded())
-    others, free = denoiser.others[1], x_0[:, 1:]
-    expected = optimizer(others, sampler, free, [2, 3], generator=seeded())
-    for n in (2, 3):
-        assert found.schedules[n].times == pytest.approx(expected.schedules[n].times, abs=1e-9)
-        gains = found.schedules[n].info["klub"]
-        assert gains == pytest.approx(expected.schedules[n].info["klub"], rel=1e-9)
-    assert found.num_calls == expected.num_calls
+    free = (torch.arange(4) > 0).expand(12, -1)
+    optimizer = JumpYourSteps(num_probes=5, batch_size=5)
+    found = optimizer(denoiser, sampler, x_0, [2, 3], free=free, generator=seeded())
+    assert [len(found.schedules[n]) for n in (2, 3)] == [3, 4]
+    if isinstance(sampler, KGillespie):
+        with pytest.raises(ValueError, match="at most 3"):
+            optimizer(denoiser, sampler, x_0, 4, free=free, generator=seeded())
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
@@ -503,7 +550,7 @@ def test_schedules_know_where_they_came_from(tmp_path):
 class Broken(Denoiser):
     """A denoiser whose output is NaN at three places below a time."""
 
-    def forward(self, x_t, t):
+    def forward(self, x_t, t, free=None):
         """Return logits."""
         output = torch.zeros(*x_t.shape, 4)
         output[0, 0, :3] = torch.where(t[0] < 0.5, math.nan, 0.0)
@@ -513,7 +560,7 @@ class Broken(Denoiser):
 class Certain(torch.nn.Module):
     """A network that is sure of the token 0 early and of the token 1 late."""
 
-    def forward(self, x_t, t):
+    def forward(self, x_t, t, free=None):
         """Return logits."""
         logits = torch.full((*x_t.shape, 4), -math.inf)
         logits[t >= 0.95, ..., 0] = 0.0
@@ -557,6 +604,6 @@ def test_a_law_that_was_excluded_is_named():
 class _AsLaw(MeanDenoiser):
     """A mean denoiser that hands out log laws, in which -inf is allowed."""
 
-    def forward(self, x_t, t):
+    def forward(self, x_t, t, free=None):
         """Make one network call."""
         return LogPosterior(self.process, self.backbone(x_t, t), x_t, t)

@@ -85,15 +85,15 @@ class Spy(ScheduleOptimizer):
         x_0,
         num_steps,
         *,
-        prompt_mask=None,
+        free=None,
         generator=None,
         progress=False,
     ):
-        self.prompt_mask = prompt_mask
+        self.free = free
         weights = torch.cat([p.flatten().clone() for p in denoiser.parameters()])
         self.seen.append((weights, denoiser.training, len(x_0), torch.is_grad_enabled()))
         torch.rand(3)  # a careless optimiser or network may draw from the global state
-        settings = {"prompt_mask": prompt_mask, "generator": generator}
+        settings = {"free": free, "generator": generator}
         return OptimalSteps(**SMALL)(denoiser, sampler, x_0, num_steps, **settings)
 
 
@@ -170,32 +170,33 @@ def test_no_memory_is_no_end(tmp_path):
 
 @pytest.mark.parametrize("optimizer", [Spy(), JumpYourSteps(num_probes=2)])
 def test_schedules_around_a_prompt(tmp_path, monkeypatch, optimizer):
-    """The prompt of the training batches is handed on, whether the optimiser has a table or not."""
+    """Given tokens of training batches are handed on, with a table or without."""
     seen = []
     table = OptimalSteps.table
 
-    def spied(*args, prompt_mask=None, **settings):
-        seen.append(prompt_mask)
-        return table(*args, prompt_mask=prompt_mask, **settings)
+    def spied(*args, free=None, **settings):
+        seen.append(free)
+        return table(*args, free=free, **settings)
 
     monkeypatch.setattr(OptimalSteps, "table", spied)
-    mask = torch.arange(L) < 3
-    rows = [row | {"prompt_mask": mask} for row in data().dataset]
+    mask = torch.arange(L) >= 3
+    rows = [row | {"free": mask} for row in data().dataset]
     callback = JYSScheduleCallback((2,), optimizer=optimizer, every_n_steps=4, num_samples=16)
     trainer(tmp_path, callback, epochs=1).fit(module(), DataLoader(rows, batch_size=16))
     assert len(callback.history) == len(seen) == 1
-    assert torch.equal(seen[0], mask)
+    assert torch.equal(seen[0], mask.expand(16, -1))
 
 
-def test_prompt_of_other_batches(tmp_path):
-    """Without a prompt there is no mask; `prompt_mask=` finds it in batches of another make."""
-    for settings, expected in (({}, None), ({"prompt_mask": lambda _: torch.arange(L) < 2}, 2)):
+def test_free_positions_of_other_batches(tmp_path):
+    """Without a mask all are free; `free=` finds it in batches of another make."""
+    mask = torch.arange(L) >= 2
+    for settings, expected in (({}, None), ({"free": lambda _: mask.expand(16, -1)}, 16 * (L - 2))):
         spy = Spy()
         callback = JYSScheduleCallback(
             (2,), optimizer=spy, every_n_steps=4, num_samples=16, **settings
         )
         trainer(tmp_path, callback, epochs=1).fit(module(), data())
-        assert (None if spy.prompt_mask is None else int(spy.prompt_mask.sum())) == expected
+        assert (None if spy.free is None else int(spy.free.sum())) == expected
 
 
 def test_gradient_accumulation_updates_once_per_step(tmp_path):
@@ -408,7 +409,7 @@ def test_bad_arguments(arguments, message):
 def test_bad_batches_are_refused(tmp_path):
     """Batches whose tokens are no integers of shape (B, L) are refused by name."""
     callback = JYSScheduleCallback((2,), tokens=lambda batch: batch["tokens"].float())
-    with pytest.raises(ValueError, match=r"`tokens` must return integers of shape \(B, L\)"):
+    with pytest.raises(TypeError, match=r"`tokens` must be integers, got torch\.float32"):
         trainer(tmp_path, callback, epochs=1).fit(module(), data())
 
 

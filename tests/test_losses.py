@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import exact
-from cases import NOISES, each_kernel, each_loss, each_noise
+from cases import NOISES, each_kernel, each_loss, each_noise, label
 from ddm.denoisers import (
     ExactDenoiser,
     LogLeaveOneOut,
@@ -13,10 +13,10 @@ from ddm.denoisers import (
     MeanDenoiser,
     PosteriorDenoiser,
     ScoreDenoiser,
-    given_prompt,
 )
 from ddm.kernels import Absorbing
 from ddm.losses import NELBO, CrossEntropy, Hybrid, ScoreEntropy
+from ddm.noise import Exponential
 from ddm.process import ForwardProcess
 from exact import at, seeded, sequences
 
@@ -94,29 +94,31 @@ def test_nelbo_is_entropy(kernel, noise):
 
 
 @each_kernel
-def test_nelbo_given_a_prompt(kernel):
-    """Averaged over prompts it is H(other tokens | prompt) plus the gap of the other tokens.
+def test_nelbo_given_tokens(kernel):
+    """Averaged over the first token it is H(other tokens | first) plus the gap of the others.
 
-    The gap is that of `test_nelbo_is_entropy`, of the law given the prompt. The exact denoiser of
-    the joint law takes the prompt for noisy: it is worse, unless the kernel shows what is clean.
+    The gap is that of `test_nelbo_is_entropy`, of the law given the first token.
     """
     process = ForwardProcess(kernel, NOISES[0])
     joint = exact.random_joint(3, 1 + LENGTH)
-    conditional, unconditional = exact.GivenFirst(process, joint), ExactDenoiser(process, joint)
+    denoiser = ExactDenoiser(process, joint)
+    free = torch.tensor([False, True, True])
 
-    def given(denoiser, first):
-        def call(x_t, t):
-            x_0 = torch.cat([torch.full_like(x_t[:, :1], first), x_t], 1)
-            return given_prompt(denoiser, x_0, torch.arange(3) < 1)[0](x_t, t)
+    class Given(NELBO):
+        """The loss of the last two tokens beside a first one that is given."""
 
-        call.process = process
-        return call
+        def __init__(self, first):
+            self.first = first
 
-    actual = other = expected = 0.0
+        def value(self, prediction, x_0):
+            x_0 = torch.nn.functional.pad(x_0, (1, 0), value=self.first)
+            x_t = torch.nn.functional.pad(prediction.x_t, (1, 0), value=self.first)
+            return super().value(denoiser(x_t, prediction.t, free.expand_as(x_t)), x_0)
+
+    actual = expected = 0.0
     for first, law in enumerate(joint):
         share, law = float(law.sum()), law / law.sum()
-        actual += share * integral(NELBO(), given(conditional, first), law)
-        other += share * integral(NELBO(), given(unconditional, first), law)
+        actual += share * integral(Given(first), ExactDenoiser(process, law), law)
         q_1 = exact.marginal(process, law, 1.0)
         if isinstance(kernel, Absorbing):
             both = exact.joint_of_times(process, law, 0.0, 1.0)
@@ -126,33 +128,49 @@ def test_nelbo_given_a_prompt(kernel):
         expected += share * gap
     expected += exact.entropy(joint) - exact.entropy(joint.sum((1, 2)))
     assert actual == pytest.approx(expected, abs=1e-8)
-    if isinstance(kernel, Absorbing):
-        assert other == pytest.approx(expected, abs=1e-8)
-    else:
-        assert other > expected + 0.01
 
 
 @each_kernel
 @each_loss
-def test_loss_given_a_prompt(kernel, loss):
-    """It is the loss of the other tokens under their law given the prompt, with the same noise.
+def test_loss_given_tokens(kernel, loss):
+    """It is the loss of the free tokens under their law given the others, row by row.
 
-    The absorbing kernel shows that a prompt is clean: there the exact denoiser of the joint law
-    says the same.
+    Rows are given other tokens, none or all; given ones are never noised and cost nothing.
     """
     process = ForwardProcess(kernel, NOISES[0])
-    joint, first = exact.random_joint(3, 1 + LENGTH), 1
-    x_0 = torch.randint(3, (50, 1 + LENGTH), generator=seeded())
-    x_0[:, 0] = first
-    t = torch.linspace(0.1, 1.0, 50, dtype=torch.float64)
-    conditional = exact.GivenFirst(process, joint)
-    expected = loss(conditional.others[first], x_0[:, 1:], t, seeded(5))
-    knowing = [conditional]
-    if isinstance(kernel, Absorbing):
-        knowing.append(ExactDenoiser(process, joint))
-    for denoiser in knowing:
-        given, free = given_prompt(denoiser, x_0, torch.tensor([True, False, False]))
-        close(loss(given, free, t, seeded(5)), expected, rtol=1e-12, atol=1e-12)
+    joint = exact.random_joint(3, 1 + LENGTH)
+    denoiser = ExactDenoiser(process, joint)
+    x_0 = torch.randint(3, (40, 1 + LENGTH), generator=seeded())
+    x_0[:, 0] = 1
+    free = torch.ones_like(x_0, dtype=torch.bool)
+    free[:10, 0] = False
+    free[10:20] = False
+    free[20:30, 1:] = False
+    t = torch.linspace(0.1, 1.0, 40, dtype=torch.float64)
+    x_t = process.sample(x_0, t, seeded(5), free=free)
+    actual = loss(denoiser, x_0, t, seeded(5), free=free)
+    assert (actual[10:20] == 0).all()
+    given_first = ExactDenoiser(process, joint[1] / joint[1].sum())
+    expected = loss.value(given_first(x_t[:10, 1:], t[:10]), x_0[:10, 1:])
+    close(actual[:10], expected, rtol=1e-12, atol=1e-12)
+    for row in range(20, 30):
+        law = joint[:, x_0[row, 1], x_0[row, 2]]
+        alone = ExactDenoiser(process, law / law.sum())
+        expected = loss.value(alone(x_t[row : row + 1, :1], t[row : row + 1]), x_0[row, None, :1])
+        close(actual[row], expected[0], rtol=1e-12, atol=1e-12)
+    whole = loss.value(denoiser(x_t[30:], t[30:]), x_0[30:])
+    close(actual[30:], whole, rtol=1e-12, atol=1e-12)
+
+
+@each_loss
+@pytest.mark.parametrize("t", [0.0, -0.1, 1.1, float("nan")])
+def test_bad_times(loss, t):
+    """A time at which there is nothing to predict, or that is none, is refused."""
+    process, joint = problem(Absorbing(3), NOISES[0])
+    x_0 = torch.zeros(4, LENGTH, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"`t` must lie in \(0, 1\]"):
+        loss(ExactDenoiser(process, joint), x_0, t)
+    assert loss(ExactDenoiser(process, joint), x_0, 0.5).shape == (4,)
 
 
 @each_kernel
@@ -230,7 +248,7 @@ def test_nelbo_rates(kernel):
     weight = prediction.posterior() / likelihood[..., : kernel.vocab_size]
     model = into * (weight.nan_to_num() @ transition[: kernel.vocab_size])
     nats = torch.xlogy(true, true / model).nan_to_num() - true + model
-    expected = nats.sum((-1, -2)) + process.prior_kl(x_0)
+    expected = nats.sum((-1, -2)) + process.prior_divergence(x_0).sum(-1)
     close(NELBO().value(prediction, x_0), expected)
 
 
@@ -306,11 +324,12 @@ def test_float32(kernel, loss, t):
 
 @each_kernel
 @each_loss
+@pytest.mark.parametrize("noise", [*NOISES, Exponential(3.0, 100.0)], ids=label)
 @pytest.mark.parametrize("denoiser_class", [MeanDenoiser, PosteriorDenoiser, ScoreDenoiser])
 @pytest.mark.parametrize("t", [1e-4, 0.01, 0.5, 1.0])
-def test_gradients(kernel, loss, denoiser_class, t):
+def test_gradients(kernel, noise, loss, denoiser_class, t):
     """Losses and gradients are finite in float32 for random logits, down to t = 1e-4."""
-    process = ForwardProcess(kernel, NOISES[0])
+    process = ForwardProcess(kernel, noise)
     backbone = Table(LENGTH, kernel.num_states, scale=3.0)
     denoiser = denoiser_class(backbone, process)
     x_0 = torch.randint(3, (500, LENGTH), generator=seeded())

@@ -181,13 +181,13 @@ def test_windows(tunes):
     starts = [data.train_pieces[0][start : start + 8].tolist() for start in (0, 4, 8, 12, 16)]
     assert data.train_tokens[:5].tolist() == starts
     assert small(tunes).train_tokens.shape == (8 * 5, 8)
-    assert data.prompt_mask.tolist() == [True] * 2 + [False] * 6
+    assert data.free.tolist() == [False] * 2 + [True] * 6
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         for batch in loader:
             assert batch["tokens"].dtype == torch.int64
             assert 40 <= batch["tokens"].min() <= batch["tokens"].max() < data.vocab_size
-            expected = data.prompt_mask.expand(batch["tokens"].shape)
-            assert torch.equal(batch["prompt_mask"], expected)
+            expected = data.free.expand(batch["tokens"].shape)
+            assert torch.equal(batch["free"], expected)
     assert set(next(iter(small(tunes, prompt_length=0).train_dataloader()))) == {"tokens"}
 
 
@@ -195,7 +195,7 @@ def test_windows_of_voices(tunes):
     """A window of S sixteenths has V S tokens, and starts and prompts fall between sixteenths."""
     data, choir = small(tunes, hop=4), small(tunes, hop=4, voices=3)
     assert (choir.length, choir.prompt_length, choir.vocab_size) == (24, 6, 129)
-    assert choir.prompt_mask.tolist() == [True] * 6 + [False] * 18
+    assert choir.free.tolist() == [False] * 6 + [True] * 18
     for name in ("train_tokens", "val_tokens", "test_tokens"):
         windows = getattr(choir, name).unflatten(1, (8, 3))
         assert len(windows) == len(getattr(data, name))

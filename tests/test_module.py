@@ -155,25 +155,29 @@ def test_compiled_backbone(tmp_path: Path) -> None:
 def test_sample(kernel: Callable[[int], Kernel]) -> None:
     """Samples are data tokens, keep the prompt, cost N calls and depend on the generator alone."""
     module = make_module(kernel(V)).train()
-    prompt = torch.randint(V, (3, L))
-    mask = torch.rand(3, L) < 0.5
+    tokens = torch.randint(V, (3, L))
+    free = torch.rand(3, L) < 0.5
     draws = [
         module.sample(
             3,
-            module.schedule(4),
-            prompt=prompt,
-            prompt_mask=mask,
+            schedule,
+            tokens=tokens,
+            free=free,
             generator=torch.Generator().manual_seed(0),
         )
-        for _ in range(2)
+        for schedule in (module.schedule(4), 4)
     ]
     assert torch.equal(draws[0].tokens, draws[1].tokens)
-    assert torch.equal(draws[0].tokens[mask], prompt[mask])
+    assert torch.equal(draws[0].tokens[~free], tokens[~free])
     assert draws[0].num_calls == 4
     assert draws[0].tokens.max() < V
     assert module.training
     with pytest.raises(ValueError, match="`num_samples` must be at least 1, got 0"):
         module.sample(0, module.schedule(4))
+    with pytest.raises(ValueError, match="`tokens` and `free` must be given together"):
+        module.sample(3, 4, tokens=tokens)
+    with pytest.raises(ValueError, match="a row for each of the 2 samples"):
+        module.sample(2, 4, tokens=tokens, free=free)
 
 
 def test_schedule_source_is_no_state() -> None:
@@ -205,13 +209,13 @@ def test_copies_leave_the_factories_alone() -> None:
 
 
 def test_predict(tmp_path: Path) -> None:
-    """Prediction draws one sample per sequence and keeps the marked tokens."""
+    """Prediction draws one sample per sequence and keeps the given tokens."""
     module = make_module(num_steps=2)
-    prompt, mask = torch.full((5, L), 2), torch.arange(L).expand(5, -1) < 2
-    loaders = [tokens_loader(prompt), tokens_loader(prompt, prompt_mask=mask)]
+    tokens, free = torch.full((5, L), 2), torch.arange(L).expand(5, -1) >= 2
+    loaders = [tokens_loader(tokens), tokens_loader(tokens, free=free)]
     trainer = make_trainer(tmp_path)
-    free, kept = (trainer.predict(module, loader)[0] for loader in loaders)
-    assert free.shape == (5, L)
+    drawn, kept = (trainer.predict(module, loader)[0] for loader in loaders)
+    assert drawn.shape == (5, L)
     assert (kept[:, :2] == 2).all()
 
 
@@ -219,32 +223,26 @@ def test_predict(tmp_path: Path) -> None:
 def test_prompt(kernel: Callable[[int], Kernel]) -> None:
     """Training and validation keep the prompt clean, and log nats and bits per free token.
 
-    To networks that know nothing, a conditional problem is one of shorter sequences.
+    They are those of the other tokens alone, for a network that looks at one token at a time.
     """
-    given, shorter = (
-        make_module(kernel(V), length=length, backbone=partial(MLP, length=length, dim=8))
-        for length in (L, L - 2)
-    )
+    module = make_module(kernel(V))
     data = make_data()
     data.prompt_length = 2
     batch = next(iter(data.val_dataloader()))
-    seen: list[Tensor] = []
-    given.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    logged: list[dict[str, Tensor]] = []
-    for module, fed in ((given, batch), (shorter, {"tokens": batch["tokens"][:, 2:]})):
-        for parameter in module.parameters():
-            torch.nn.init.zeros_(parameter)
-        values: dict[str, Tensor] = {}
-        module.log = lambda name, value, values=values, **_: values.update({name: value.detach()})
-        module.training_step(fed, 0)
-        module.validation_step(fed, 0)
-        logged.append(values)
-    assert len(seen) == 2
-    for x_t in seen:
-        assert torch.equal(x_t[:, :2], batch["tokens"][:, :2])
-        assert not torch.equal(x_t[:, 2:], batch["tokens"][:, 2:])
-    assert set(logged[0]) == {"train/loss", "val/bits_per_token"}
-    assert logged[0] == logged[1]
+    seen: list[tuple[Tensor, ...]] = []
+    module.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+    values: dict[str, Tensor] = {}
+    module.log = lambda name, value, **_: values.update({name: value.detach()})  # type: ignore[method-assign]
+    module.training_step(batch, 0)
+    module.validation_step(batch, 0)
+    assert set(values) == {"train/loss", "val/bits_per_token"}
+    x_0, denoiser = batch["tokens"], module.denoiser
+    for (x_t, t, _), loss, name in zip(seen[:2], (module.loss, module.bound), values, strict=True):
+        assert torch.equal(x_t[:, :2], x_0[:, :2])
+        assert not torch.equal(x_t[:, 2:], x_0[:, 2:])
+        nats = loss.value(denoiser(x_t, t).positions(2, L), x_0[:, 2:]).sum()
+        expected = nats / (len(x_0) * (L - 2)) / math.log(2)
+        assert float(values[name]) == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_learning_rate(tmp_path: Path) -> None:
@@ -280,7 +278,6 @@ def test_learning_rate_needs_an_end(tmp_path: Path) -> None:
         (torch.full((2, L), V), "must lie in 0..3, the kernel's vocabulary, got values from 4"),
         (torch.full((2, L), -1), "must lie in 0..3"),
         (torch.zeros(2, L + 1, dtype=torch.long), "must have shape"),
-        (torch.zeros(2, L, dtype=torch.int32), "must be int64"),
     ],
 )
 def test_wrong_tokens(tokens: Tensor, message: str, tmp_path: Path) -> None:
@@ -288,6 +285,38 @@ def test_wrong_tokens(tokens: Tensor, message: str, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     with pytest.raises(ValueError, match=f"`tokens` {message}"):
         trainer.fit(make_module(), tokens_loader(tokens), tokens_loader(tokens))
+
+
+@pytest.mark.parametrize("make", [dict, tuple, Tensor])
+def test_foreign_batches(make: type, tmp_path: Path) -> None:
+    """Tokens of any integer type, alone, first of several, or as Hugging Face collates them."""
+    tokens = torch.randint(V, (8, L), dtype=torch.int32)
+    batches = {
+        dict: {"input_ids": tokens, "attention_mask": torch.ones(8, L, dtype=torch.long)},
+        tuple: (tokens, torch.zeros(8)),
+        Tensor: tokens,
+    }
+    loader: DataLoader = DataLoader([batches[make]] * 2, batch_size=None)
+    module = make_module()
+    make_trainer(tmp_path, max_epochs=1).fit(module, loader, loader)
+    assert module.trainer.global_step == 2
+
+
+def test_padded_batches(tmp_path: Path) -> None:
+    """Padding is neither noised nor counted, whatever stands there; rows may have any length."""
+    module = make_module(backbone=partial(Transformer, dim=8, depth=1, num_heads=1))
+    tokens = torch.randint(V, (6, 5))
+    mask = torch.arange(5) < torch.tensor([5, 4, 3, 2, 1, 5])[:, None]
+    seen: list[Tensor] = []
+    module.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+    values: dict[str, Tensor] = {}
+    module.log = lambda name, value, **_: values.update({name: value})  # type: ignore[method-assign]
+    loss = module.training_step({"input_ids": tokens, "attention_mask": mask.long()}, 0)
+    x_t, t, free = seen[0]
+    assert torch.equal(x_t[~mask], tokens[~mask])
+    assert torch.equal(free, mask)
+    nats = module.loss.value(module.denoiser(x_t, t, free), tokens).sum()
+    assert loss.item() == pytest.approx(nats.item() / int(mask.sum()), rel=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Total length of:UserWarning")

@@ -1,3 +1,5 @@
+import functools
+import inspect
 import math
 from itertools import pairwise
 
@@ -10,6 +12,7 @@ import exact
 from cases import (
     KERNELS,
     NOISES,
+    SAMPLERS,
     each_factorised,
     each_kernel,
     each_legal_pair,
@@ -37,6 +40,7 @@ from ddm.samplers import (
     FirstHitting,
     KGillespie,
     PredictorCorrector,
+    Step,
     TauLeaping,
     ThetaTrapezoidal,
 )
@@ -58,9 +62,9 @@ class Recording(Denoiser):
         self.time_free = denoiser.time_free
         self.calls = []
 
-    def forward(self, x_t, t):
+    def forward(self, x_t, t, free=None):
         self.calls.append((x_t.clone(), t.clone()))
-        return self.denoiser(x_t, t)
+        return self.denoiser(x_t, t, free)
 
 
 class Lookup(nn.Module):
@@ -292,7 +296,7 @@ def test_draws_have_the_law(kernel, sampler, monkeypatch):
         matrix = exact.step_matrix(sampler, denoiser, t, s, LENGTH)
         b = len(x) * num_draws
         drawn = sampler.step(
-            denoiser, x.repeat_interleave(num_draws, 0), at(t, b), at(s, b), seeded()
+            denoiser, x.repeat_interleave(num_draws, 0), Step(at(t, b), at(s, b)), seeded()
         )
         index = exact.index_of(drawn, kernel.num_states).reshape(len(x), num_draws)
         for row, law in zip(index, matrix, strict=True):
@@ -364,13 +368,12 @@ def test_first_hitting_times(noise):
     process = ForwardProcess(Absorbing(3), noise)
     free = torch.ones(5000, 3, dtype=torch.bool)
     times = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    grid = FirstHitting().grid(
-        ExactDenoiser(process, exact.random_joint(3, 3)), times, free, seeded()
-    )
+    steps = FirstHitting().steps(process, times, free, seeded())
+    grid = torch.stack([*(step.t for step in steps), steps[-1].s])
     assert grid.shape == (4, 5000)
     assert (grid.diff(dim=0) < 0).all()
     assert (grid[-1] == 0).all()
-    share = process.noised_share(grid[0]) / process.noised_share(at(1.0))
+    share = process.mask_ratio(grid[0]) / process.mask_ratio(at(1.0))
     tenth = (share**3 * 10).long().clamp(max=9)
     assert_frequencies(frequencies(tenth, 10), torch.full((10,), 0.1, dtype=torch.float64))
 
@@ -419,11 +422,11 @@ def test_k_gillespie_counts(noise, num_steps):
     for before, after in pairwise(states):
         seen = before != kernel.mask
         assert torch.equal(before[seen], after[seen])
-    top = process.noised_share(at(1.0))
+    top = process.mask_ratio(at(1.0))
     for (_, t), number in zip(denoiser.calls, masks, strict=False):
-        close(process.noised_share(t) / top, number.double() / length, atol=1e-9)
+        close(process.mask_ratio(t) / top, number.double() / length, atol=1e-9)
     # Where every step has a token to reveal, the counts are those of the forward process.
-    wanted = (process.noised_share(torch.tensor(times, dtype=torch.float64)) / top * length).round()
+    wanted = (process.mask_ratio(torch.tensor(times, dtype=torch.float64)) / top * length).round()
     if (wanted.diff() <= -1).all():
         assert masks[:, 0].tolist() == wanted.tolist()
 
@@ -446,7 +449,7 @@ def test_revealing_needs_a_mask(kernel, sampler):
     """Samplers that reveal masks refuse other kernels, before any network call."""
     denoiser = Recording(exact_denoiser(kernel, NOISES[0])[0])
     x = kernel.sample_prior((4, LENGTH), seeded())
-    with pytest.raises(ValueError, match="`kernel` must be `Absorbing`"):
+    with pytest.raises(ValueError, match="`kernel` must be absorbing"):
         sampler(denoiser, x, [1.0, 0.0])
     assert not denoiser.calls
 
@@ -472,13 +475,15 @@ def test_number_of_calls(kernel, sampler, num_steps):
     times = SamplingSchedule.uniform(num_steps).times
     samples = sampler(denoiser, x, times, generator=seeded())
     assert samples.num_calls == len(denoiser.calls) == sampler.num_evals(num_steps, length)
-    assert samples.num_rows == 5 * samples.num_calls
+    # With masks, rows that are finished are not asked again.
+    rows = sum(len(x_t) for x_t, _ in denoiser.calls)
+    assert samples.num_rows == rows
+    assert rows == 5 * samples.num_calls or (kernel.absorbing and rows < 5 * samples.num_calls)
     assert samples.tokens.shape == (5, length)
     assert ((samples.tokens >= 0) & (samples.tokens < kernel.vocab_size)).all()
-    when = torch.stack([t for _, t in denoiser.calls])
-    assert when.dtype == torch.float64
-    assert (when.diff(dim=0) <= 0).all()
-    assert (when > 0).all()
+    when = [t for _, t in denoiser.calls]
+    assert all(t.dtype == torch.float64 and (t > 0).all() for t in when)
+    assert all(b.max() <= a.max() for a, b in pairwise(when))
     if not isinstance(sampler, FirstHitting):  # whose first token is revealed some time after 1
         close(when[0], torch.ones(5).double(), atol=1e-9)
 
@@ -501,8 +506,7 @@ def test_reuse_changes_nothing(sampler):
         assert results[-1].num_rows == calls[-1]
     plain, reused = results
     assert torch.equal(plain.tokens, reused.tokens)
-    assert plain.num_calls == sampler.num_evals(24, 3)
-    assert reused.num_calls <= plain.num_calls
+    assert reused.num_calls <= plain.num_calls <= sampler.num_evals(24, 3)
     assert reused.num_rows < plain.num_rows / 2
 
 
@@ -555,102 +559,205 @@ def test_no_reuse_without_masks(kernel):
     assert (counter.num_calls, counter.num_rows) == (2, 8)
 
 
-# Prompts -----------------------------------------------------------------------------------------
+def test_finished_rows_are_not_asked():
+    """A row without masks costs nothing, whatever the network's form, and keeps its tokens."""
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    inner = Recording(ScoreDenoiser(Lookup(4, 3, time_free=False), process))
+    counter = CallCounter(inner)
+    x = torch.tensor([[3, 3, 3], [3, 0, 3], [1, 3, 3]])
+    counter(x, at(0.9, 3))
+    y = torch.tensor([[3, 3, 0], [1, 0, 2], [1, 3, 3]])
+    prediction = counter(y, torch.tensor([0.5, 0.0, 0.3], dtype=torch.float64))
+    assert torch.equal(inner.calls[-1][0], y[[0, 2]])
+    assert torch.equal(prediction.bridge(at(0.0, 3))[1].argmax(-1), y[1])
+    assert counter.num_rows == 5
+
+
+# Given tokens ------------------------------------------------------------------------------------
+
+
+def some_given(num_rows):
+    """Return tokens, and a mask in which rows have none, some at various places, or all given."""
+    free = torch.ones(4, 3, dtype=torch.bool)
+    free[1, 1] = False
+    free[2, [0, 2]] = False
+    free[3] = False
+    tokens = torch.tensor([1, 0, 2]).expand(4 * num_rows, -1)
+    return tokens, free.repeat_interleave(num_rows, 0)
+
+
+def given_laws(joint):
+    """Return the laws of the free tokens of the kinds of rows of `some_given`."""
+    laws = (joint, joint[:, 0, :], joint[1, :, 2])
+    return [law.flatten() / law.sum() for law in laws]
 
 
 @each_legal_pair
-def test_prompt_never_changes(kernel, sampler):
-    """Every network call and the result have the prompt at its positions, other rows their own."""
+def test_given_tokens_never_change(kernel, sampler):
+    """Every network call and the result have the given tokens, other rows their own."""
     denoiser = Recording(exact_denoiser(kernel, NOISES[0], 3)[0])
-    x = kernel.sample_prior((6, 3), seeded())
-    mask = torch.tensor([[True, False, False], [False, True, False]]).repeat(3, 1)
-    prompt = torch.where(mask, torch.tensor([2, 1, 0]), -100)  # what is not marked is not read
-    samples = sampler(denoiser, x, [1, 0.4, 0], prompt=prompt, prompt_mask=mask, generator=seeded())
-    assert len(denoiser.calls) == sampler.num_evals(2, 2)
-    for states in [*(x_t for x_t, _ in denoiser.calls), samples.tokens]:
-        assert torch.equal(states[mask], prompt[mask])
+    tokens, free = some_given(2)
+    x = denoiser.process.sample_prior(tokens, free, seeded())
+    samples = sampler(denoiser, x, [1, 0.4, 0], free=free, generator=seeded())
+    for states in [*(x_t for x_t, _ in denoiser.calls if len(x_t) == 8), samples.tokens]:
+        assert torch.equal(states[~free], tokens[~free])
     assert ((samples.tokens >= 0) & (samples.tokens < kernel.vocab_size)).all()
 
 
 @each_revealing
-def test_prompt_law(sampler):
-    """With an exact denoiser and one token per step, samples follow the law given the prompt.
+def test_given_law(sampler):
+    """With an exact denoiser and one token per step, samples follow the law given the tokens.
 
-    Sequences may have prompts of different lengths, also none and all (chi-square at 1e-6).
+    Rows are given tokens at other places, none, or all (chi-square at 1e-6).
     """
     denoiser, joint = exact_denoiser(Absorbing(3), LogLinear(), length=3)
-    x = torch.full((40_000, 3), 3)
-    mask = torch.zeros(4, 3, dtype=torch.bool)
-    mask[1, 1] = True
-    mask[2, [0, 2]] = True
-    mask[3] = True
-    prompt = torch.tensor([1, 0, 2]).expand(40_000, -1)
-    every = mask.repeat_interleave(10_000, 0)
+    tokens, free = some_given(10_000)
+    x = denoiser.process.sample_prior(tokens, free)
     times = [1.0, 0.66, 0.33, 0.0]
-    tokens = sampler(
-        denoiser, x, times, prompt=prompt, prompt_mask=every, generator=seeded()
-    ).tokens
-    laws = (joint, joint[:, 0, :], joint[1, :, 2])
-    for kind, law in enumerate(laws):
-        drawn = tokens[kind * 10_000 : (kind + 1) * 10_000][:, ~mask[kind]]
-        assert_frequencies(frequencies(exact.index_of(drawn, 3), law.numel()), law.flatten())
-    assert torch.equal(tokens[30_000:], prompt[30_000:])
+    drawn = sampler(denoiser, x, times, free=free, generator=seeded()).tokens
+    for kind, law in enumerate(given_laws(joint)):
+        rows = slice(kind * 10_000, (kind + 1) * 10_000)
+        index = exact.index_of(drawn[rows][:, free[rows][0]], 3)
+        assert_frequencies(frequencies(index, law.numel()), law)
+    assert torch.equal(drawn[30_000:], tokens[30_000:])
+
+
+@each_kernel
+def test_given_law_of_steps(kernel):
+    """A step given tokens is the step of the exact denoiser of the joint given them.
+
+    Compared with the laws by enumeration, row by row: what is given is clean at every time, and
+    no row looks at another.
+    """
+    process = ForwardProcess(kernel, LogLinear())
+    joint = exact.random_joint(3, 3)
+    denoiser = ExactDenoiser(process, joint)
+    middle = ExactDenoiser(process, joint[:, 1, :] / joint[:, 1, :].sum())
+    x = sequences(kernel.num_states, 2)
+    rows = torch.stack([x[:, 0], torch.ones(len(x), dtype=torch.long), x[:, 1]], 1)
+    free = torch.tensor([[True, False, True]]).expand(len(x), -1)
+    both = torch.cat([rows, rows.clamp(max=2)])
+    every = torch.cat([free, torch.zeros_like(free)])
+    law = denoiser(both, at(0.7, len(both)), every).bridge(at(0.2, len(both)))
+    expected = middle(x, at(0.7, len(x))).bridge(at(0.2, len(x)))
+    close(law[: len(x), [0, 2]], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", [Absorbing(4, mask=2), Uniform(4)], ids=label)
+def test_padding_is_given(kernel):
+    """Sequences of other lengths follow the law given their length (chi-square at 1e-6).
+
+    Token 3 is padding: the joint knows sequences of one and of two tokens. Padding that is given
+    says that there is one; where both are free the model draws the length, too.
+    """
+    joint = torch.zeros(4, 4, dtype=torch.float64)
+    joint[:2, :2] = torch.tensor([[0.1, 0.2], [0.3, 0.05]])
+    joint[:2, 3] = torch.tensor([0.25, 0.1])
+    process = ForwardProcess(kernel, LogLinear())
+    tokens = torch.tensor([[0, 0], [0, 3]]).repeat_interleave(10_000, 0)
+    free = torch.tensor([[True, True], [True, False]]).repeat_interleave(10_000, 0)
+    denoiser = ExactDenoiser(process, joint)
+    x = process.sample_prior(tokens, free, seeded())
+    times = SamplingSchedule.uniform(2 if kernel.absorbing else 1)
+    sampler = FirstHitting() if kernel.absorbing else Analytic()
+    drawn = sampler(denoiser, x, times, free=free, generator=seeded(1)).tokens
+    short = frequencies(drawn[10_000:, 0], 4)
+    if kernel.absorbing:  # one token per call is exact; two in one call are not
+        assert_frequencies(frequencies(exact.index_of(drawn[:10_000], 4), 16), joint.flatten())
+    assert_frequencies(short, joint[:, 3])
+    assert (drawn[10_000:, 1] == 3).all()
 
 
 @each_revealing
-def test_prompts_of_different_lengths(sampler):
+def test_given_tokens_of_a_score(sampler):
     """Sequences whose masks are used up wait for the others, whatever the network's form.
 
     At t = 0 a score denoiser has no finite output; nothing of it reaches the samples.
     """
     process = ForwardProcess(Absorbing(3), LogLinear())
     denoiser = ScoreDenoiser(Lookup(4, 3, time_free=False), process)
-    mask = torch.tensor([[False, False, False], [True, True, False], [True, True, True]])
-    prompt = torch.tensor([2, 1, 0]).expand(3, -1)
-    x = torch.full((3, 3), 3)
-    samples = sampler(denoiser, x, TIMES, prompt=prompt, prompt_mask=mask, generator=seeded())
+    tokens, free = some_given(1)
+    x = process.sample_prior(tokens, free)
+    samples = sampler(denoiser, x, TIMES, free=free, generator=seeded())
     assert ((samples.tokens >= 0) & (samples.tokens < 3)).all()
-    assert torch.equal(samples.tokens[mask], prompt[mask])
+    assert torch.equal(samples.tokens[~free], tokens[~free])
+
+
+def test_forbidden_tokens_may_be_given():
+    """A token whose logit is -inf is never drawn, and may be given; a mask is any id.
+
+    The mask's own logit, as masked language models have it, is not read.
+    """
+
+    class Forbidding(nn.Module):
+        def forward(self, x_t, t):
+            logits = torch.zeros(*x_t.shape, 6)
+            logits[..., 5] = -torch.inf
+            logits[..., 2] = 50.0
+            return logits
+
+    for kernel in (Absorbing(6, mask=2), Absorbing(6)):
+        process = ForwardProcess(kernel, LogLinear())
+        denoiser = MeanDenoiser(Forbidding(), process)
+        tokens = torch.tensor([[5, 0, 0, 1]]).expand(500, -1)
+        free = torch.tensor([[False, True, True, False]]).expand(500, -1)
+        x = process.sample_prior(tokens, free)
+        for sampler in SAMPLERS:
+            drawn = sampler(denoiser, x, [1.0, 0.4, 0.0], free=free, generator=seeded()).tokens
+            assert torch.equal(drawn[~free], tokens[~free])
+            wanted = {0, 1, 3, 4} if kernel.mask == 2 else {2}
+            assert set(drawn[free].tolist()) == wanted
 
 
 def test_nothing_to_sample():
-    """First hitting with a prompt everywhere returns the prompt and calls no network."""
+    """First hitting with everything given returns it and calls no network."""
     denoiser = Recording(exact_denoiser(Absorbing(3), NOISES[0])[0])
-    prompt, mask = torch.tensor([[2, 0]]), torch.ones(1, 2, dtype=torch.bool)
-    x = torch.full((1, 2), 3)
-    samples = FirstHitting()(denoiser, x, TIMES, prompt=prompt, prompt_mask=mask)
-    assert torch.equal(samples.tokens, prompt)
+    given, free = torch.tensor([[2, 0]]), torch.zeros(1, 2, dtype=torch.bool)
+    samples = FirstHitting()(denoiser, given, TIMES, free=free)
+    assert torch.equal(samples.tokens, given)
     assert not denoiser.calls
 
 
-BAD_PROMPTS = [
-    ({"prompt": torch.zeros(4, 2, dtype=torch.long)}, "must be given together"),
-    ({"prompt_mask": torch.ones(4, 2, dtype=torch.bool)}, "must be given together"),
-    (
-        {
-            "prompt": torch.full((4, 2), 3),
-            "prompt_mask": torch.ones(4, 2, dtype=torch.bool),
-        },
-        "`prompt` must hold data tokens in 0..2, got values from 3 to 3",
-    ),
-    (
-        {
-            "prompt": torch.full((4, 2), -1),
-            "prompt_mask": torch.ones(4, 2, dtype=torch.bool),
-        },
-        "`prompt` must hold data tokens in 0..2, got values from -1 to -1",
-    ),
+MASKS = torch.full((4, 2), 3)
+NONE_FREE = torch.zeros(4, 2, dtype=torch.bool)
+BAD_TOKENS = [
+    (MASKS, NONE_FREE[:, :1], ValueError, r"`free` must have the shape \(4, 2\)"),
+    (MASKS, NONE_FREE.long(), TypeError, "`free` must be boolean"),
+    (MASKS, NONE_FREE, ValueError, "`x, where it is given,` must lie in 0..2"),
+    (MASKS - 4, ~NONE_FREE, ValueError, "`x` must lie in 0..3, .* got values from -1"),
+    (MASKS + 1, None, ValueError, "`x` must lie in 0..3, .* to 4"),
+    (MASKS.double(), None, TypeError, "`x` must be integers"),
+    (MASKS[0], None, ValueError, r"`x` must have the shape \(B, L\)"),
 ]
 
 
 @each_sampler
-@pytest.mark.parametrize(("arguments", "message"), BAD_PROMPTS)
-def test_bad_prompts(sampler, arguments, message):
-    """A prompt that does not fit is refused with the reason, before any network call."""
+@pytest.mark.parametrize(("x", "free", "error", "message"), BAD_TOKENS)
+def test_bad_tokens(sampler, x, free, error, message):
+    """Tokens or a mask that do not fit are refused with the reason, before any network call."""
     denoiser = Recording(exact_denoiser(Absorbing(3), NOISES[0])[0])
-    with pytest.raises(ValueError, match=message):
-        sampler(denoiser, torch.full((4, 2), 3), [1.0, 0.0], **arguments)
+    with pytest.raises(error, match=message):
+        unchecked(sampler)(denoiser, x, [1.0, 0.0], free=free)
     assert not denoiser.calls
+
+
+def unchecked(sampler):
+    """Return the call of a sampler without the checks of shapes that only the tests have."""
+    return functools.partial(inspect.unwrap(type(sampler).__call__), sampler)
+
+
+@each_sampler
+def test_schedules_and_times(sampler):
+    """A schedule is accepted wherever its times are."""
+    denoiser, _ = exact_denoiser(Absorbing(3), NOISES[0])
+    schedule = SamplingSchedule.uniform(2)
+    times = torch.tensor(schedule.times, dtype=torch.float64)
+    a, b, c = (
+        sampler(denoiser, MASKS, s, generator=seeded()).tokens
+        for s in (schedule, schedule.times, times)
+    )
+    assert torch.equal(a, b)
+    assert torch.equal(a, c)
 
 
 BAD_TIMES = [

@@ -85,9 +85,9 @@ def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
     seen = []
 
     def spied(optimizer, name):
-        def call(*args, prompt_mask, **settings):
-            seen.append((name, int(prompt_mask.sum())))
-            return optimizer(*args, prompt_mask=prompt_mask, **settings)
+        def call(*args, free, **settings):
+            seen.append((name, int((~free[0]).sum())))
+            return optimizer(*args, free=free, **settings)
 
         return lambda **arguments: call
 

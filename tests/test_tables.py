@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from ddm import (
     SamplingSchedule,
     Uniform,
 )
-from ddm.denoisers import ExactDenoiser, MeanDenoiser, times_like
+from ddm.denoisers import ExactDenoiser, MeanDenoiser
+from ddm.functional import times_like
 from ddm.noise import Cosine, LogLinear
 from ddm.samplers import (
     Analytic,
@@ -37,6 +39,7 @@ from ddm.schedules import (
     measure_step_costs,
     shortest_paths,
 )
+from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
 from ddm.schedules.optimal.step_cost import excess, step_costs
 from ddm.schedules.setting import Setting
 
@@ -192,40 +195,65 @@ def test_measured_costs_are_the_exact_ones(kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
-def test_costs_given_a_prompt(kernel):
-    """They are those of the law given the prompt, sequence by sequence, with the same noise."""
-    process, law = ForwardProcess(kernel, LogLinear()), exact.random_joint(V, 1 + L)
-    denoiser, times = exact.GivenFirst(process, law), torch.linspace(0, 1, 5, dtype=torch.float64)
-    x_0 = torch.randint(V, (6 * V, 1 + L), generator=torch.Generator().manual_seed(0))
-    x_0[:, 0] = torch.arange(V).repeat_interleave(6)
-    mask = torch.tensor([True, False, False])
-    generator = torch.Generator().manual_seed(1)
-    costs = measure_step_costs(
-        denoiser, x_0, times, prompt_mask=mask, batch_size=6, generator=generator
+def test_costs_given_tokens(kernel):
+    """They are those of the law given the tokens, row by row, on the same states.
+
+    Rows are given other tokens, none or all, and share nothing with their neighbors.
+    """
+    process, joint = ForwardProcess(kernel, LogLinear()), exact.random_joint(V, 1 + L)
+    denoiser, times = ExactDenoiser(process, joint), torch.linspace(0, 1, 5, dtype=torch.float64)
+    x_0 = torch.randint(V, (12, 1 + L), generator=exact.seeded())
+    free = torch.rand(12, 1 + L, generator=exact.seeded(1)) < 0.6
+    free[0], free[1] = False, True
+    settings = {"free": free, "batch_size": 5, "generator": exact.seeded(2)}
+    costs = measure_step_costs(denoiser, x_0, times, **settings)
+    generator = exact.seeded(2)
+    path = torch.cat(
+        [
+            process.sample_path(x, times[1:], generator, free=f)
+            for x, f in zip(x_0.split(5), free.split(5), strict=True)
+        ],
+        1,
     )
-    generator = torch.Generator().manual_seed(1)
-    for rows, others in enumerate(denoiser.others):
-        which = slice(6 * rows, 6 * rows + 6)
-        part = measure_step_costs(others, x_0[which, 1:], times, generator=generator)
-        for name in ("nats", "errors"):
-            actual, expected = getattr(costs.part(which), name), getattr(part, name)
-            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    assert (costs.nats[0] == 0).all()
+    assert (costs.errors[0] == 0).all()
+    for row in range(1, 12):
+        which = free[row]
+        if not which.any():
+            continue
+        alone = ExactDenoiser(process, exact.given_law(joint, x_0[row], which))
+        below = None
+        for i in range(1, 5):
+            prediction = alone(path[i - 1, row, which][None], exact.at(float(times[i])))
+            expected = step_costs(prediction, x_0[row, which][None], times[:i])[:, 0]
+            torch.testing.assert_close(costs.nats[row, i, :i], expected, rtol=1e-9, atol=1e-11)
+            if not kernel.absorbing:
+                ratio, before = blind_ratio(prediction, times[i - 1])
+                after = still_seen(sign_test(below or prediction, times[i - 1]), ratio)
+                expected = torch.stack([before.sum(), after.sum()])
+                torch.testing.assert_close(costs.errors[row, i - 1], expected, rtol=1e-8, atol=1e-9)
+            below = prediction
 
 
-def test_table_given_a_prompt():
-    """The table and the schedules are those of the law given the prompt."""
-    law, mask = exact.random_joint(V, 1 + L), torch.tensor([True, False, False])
-    denoiser = exact.GivenFirst(ForwardProcess(Uniform(V), LogLinear()), law)
+def test_table_ignores_given_tokens():
+    """What is given costs nothing, whatever the network says of it: tables are the same."""
+
+    class Careless(ExactDenoiser):
+        def forward(self, x_t, t, free=None):
+            prediction = super().forward(x_t, t, free)
+            output = prediction.output.clone()
+            output[:, 0] = torch.linspace(-1e3, 1e3, V)
+            return replace(prediction, output=output)
+
+    process, joint = ForwardProcess(Uniform(V), LogLinear()), exact.random_joint(V, 1 + L)
     x_0, optimizer = torch.nn.functional.pad(data(32), (1, 0), value=2), OptimalSteps(**SMALL)
+    free = (torch.arange(1 + L) > 0).expand(32, -1)
     found, expected = (
-        optimizer(*what, [3], generator=torch.Generator().manual_seed(0), **settings)
-        for what, settings in (
-            ((denoiser, Analytic(), x_0), {"prompt_mask": mask}),
-            ((denoiser.others[2], Analytic(), x_0[:, 1:]), {}),
-        )
+        optimizer(denoiser, Analytic(), x_0, 3, free=free, generator=exact.seeded())
+        for denoiser in (Careless(process, joint), ExactDenoiser(process, joint))
     )
-    assert found.schedules[3].times == pytest.approx(expected.schedules[3].times, abs=1e-9)
-    assert np.allclose(found.table.excess, expected.table.excess, rtol=1e-9, atol=1e-12)
+    assert found.schedules[3].times == expected.schedules[3].times
+    assert np.array_equal(found.table.excess, expected.table.excess)
 
 
 @pytest.fixture(scope="module")

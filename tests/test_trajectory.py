@@ -22,8 +22,8 @@ def test_every_state_is_recorded(kernel, sampler):
     """From the clamped prior to the samples, at falling times; watching changes no sample."""
     denoiser = ExactDenoiser(ForwardProcess(kernel, LogLinear()), random_joint(3, 3))
     x = kernel.sample_prior((4, 3), torch.Generator().manual_seed(0))
-    prompt = torch.ones_like(x)
-    mask = torch.tensor([True, False, False]).expand(4, -1)
+    free = torch.tensor([False, True, True]).expand(4, -1)
+    x = torch.where(free, x, 1)
     times = (1.0, 0.5, 0.0)
     runs = []
     trajectory = Trajectory(2)
@@ -33,16 +33,16 @@ def test_every_state_is_recorded(kernel, sampler):
             denoiser,
             x,
             times,
-            prompt=prompt,
-            prompt_mask=mask,
+            free=free,
             generator=generator,
             on_state=on_state,
         )
         runs.append(run.tokens)
     assert torch.equal(*runs)
     seen, states = trajectory.thin(99)
-    assert len(states) == len(sampler.grid(denoiser, torch.tensor(times).double(), ~mask))
-    assert torch.equal(states[0], torch.where(mask, prompt, x)[:2])
+    steps = sampler.steps(denoiser.process, torch.tensor(times).double(), free)
+    assert len(states) == len(steps) + 1
+    assert torch.equal(states[0], x[:2])
     assert torch.equal(states[-1], runs[0][:2])
     assert (seen.diff(dim=0) <= 0).all()
     assert (seen[-1] == 0).all()

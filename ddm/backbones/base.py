@@ -7,14 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-
-def require_at_least(minimum: int, **arguments: int) -> None:
-    """Raise a `ValueError` that names the first of `arguments` that is less than `minimum`."""
-    for name, value in arguments.items():
-        if value < minimum:
-            raise ValueError(
-                f"`{name}` must be at least {minimum}, got {value}; give a larger `{name}`."
-            )
+from ddm.functional import require_at_least
 
 
 def require_dropout(dropout: float) -> None:
@@ -78,14 +71,20 @@ class Backbone(nn.Module, ABC):
     are done here, once. Before training the prediction should be uniform: give the output layer
     zero weights.
 
+    Attributes:
+        time_dtype: Type of the times it is called with: a network in half precision still gets
+            them in float32.
+
     Args:
-        num_states: Number K of states of the chain, at least 2; with a mask state, it is the last.
+        num_states: Number K of states of the chain, at least 2.
         length: Number L of tokens per sequence, or None if any length will do.
         time_embedding: Embedding of t, or None for a network that does not see the time.
 
     Raises:
         ValueError: If `num_states` < 2, or `length` < 1.
     """
+
+    time_dtype = torch.float32
 
     def __init__(
         self, num_states: int, *, length: int | None, time_embedding: TimeEmbedding | None

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ddm.backbones.base import Backbone, TimeEmbedding, require_at_least
+from ddm.backbones.base import Backbone, TimeEmbedding
+from ddm.functional import require_at_least
 
 
 class _Block(nn.Module):

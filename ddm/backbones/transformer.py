@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ddm.backbones.base import Backbone, TimeEmbedding, require_at_least, require_dropout
+from ddm.backbones.base import Backbone, TimeEmbedding, require_dropout
+from ddm.functional import require_at_least
 
 # The time is one number: a narrow embedding is enough, and it keeps the modulations of the blocks
 # (6 * dim outputs each) a small share of the parameters.

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ddm.backbones.base import Backbone, TimeEmbedding, require_at_least, require_dropout
+from ddm.backbones.base import Backbone, TimeEmbedding, require_dropout
 from ddm.backbones.heads import CategoricalHead, Head
+from ddm.functional import require_at_least
 
 # Features of a token at the input of the first convolution.
 TOKEN_DIM = 8

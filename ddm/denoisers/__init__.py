@@ -3,30 +3,40 @@
 from ddm.denoisers.denoiser import (
     Denoiser,
     MeanDenoiser,
+    NetworkDenoiser,
     PosteriorDenoiser,
     ScoreDenoiser,
     checked_call,
-    times_like,
 )
 from ddm.denoisers.exact import ExactDenoiser, MarkovChainDenoiser
 from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction, chunks
-from ddm.denoisers.prompted import PromptedDenoiser, common_mask, given_prompt
+from ddm.denoisers.time_input import (
+    DiscreteTime,
+    MaskRatio,
+    NoiseLevel,
+    NoTime,
+    Time,
+    TimeInput,
+)
 
 __all__ = [
     "Denoiser",
+    "DiscreteTime",
     "ExactDenoiser",
     "LogLeaveOneOut",
     "LogPosterior",
     "LogRatio",
     "MarkovChainDenoiser",
+    "MaskRatio",
     "MeanDenoiser",
+    "NetworkDenoiser",
+    "NoTime",
+    "NoiseLevel",
     "PosteriorDenoiser",
     "Prediction",
-    "PromptedDenoiser",
     "ScoreDenoiser",
+    "Time",
+    "TimeInput",
     "checked_call",
     "chunks",
-    "common_mask",
-    "given_prompt",
-    "times_like",
 ]

@@ -1,20 +1,22 @@
-"""The noun `Denoiser`: a network and the process it undoes."""
+"""The base class of denoisers, and those that wrap a network."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction
-from ddm.functional import log1mexp
+from ddm.denoisers.time_input import Time, TimeInput
+from ddm.functional import log1mexp, times_like
 from ddm.process import ForwardProcess
 
 
 class Denoiser(nn.Module, ABC):
-    """What samplers, losses and schedule optimisers call: `denoiser(x_t, t) -> Prediction`.
+    """What samplers, losses and schedule optimizers call: `denoiser(x_t, t) -> Prediction`.
 
     Args:
         process: The forward process that the denoiser undoes.
@@ -22,17 +24,101 @@ class Denoiser(nn.Module, ABC):
 
     time_free: bool = False
     """Whether the raw output does not depend on t, so that unchanged rows can be reused."""
+    min_time: float = 0.0
+    """The smallest time above 0 that the model knows; sampling schedules have none below it."""
+    calls_per_prediction: int = 1
+    """Network calls that a prediction costs."""
 
     def __init__(self, process: ForwardProcess) -> None:
         super().__init__()
         self.process = process
 
     @abstractmethod
-    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> Prediction:
-        """Make one network call."""
+    def forward(
+        self,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, " B"],
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> Prediction:
+        """Predict x_0.
+
+        Args:
+            x_t: Noised tokens where it is free, given ones (clean) elsewhere.
+            t: Times, float64.
+            free: Positions that are generated; the others are given: a prompt at any place, or
+                padding. None if all are free.
+        """
+
+    def rows(self, index: Int[Tensor, " n"]) -> Denoiser:
+        """Return the denoiser of some rows of a batch: itself, unless it keeps something a row."""
+        return self
 
 
-class MeanDenoiser(Denoiser):
+class NetworkDenoiser(Denoiser):
+    """Base class of denoisers that wrap a network; a subclass says what its output means.
+
+    Args:
+        backbone: Network (x_t (B, L), what `time` says) -> (B, L, V), or (B, L, K).
+        process: The forward process that the denoiser undoes.
+        time: What the network is told of the time; by default t itself, or nothing if the network
+            has an attribute `time_free` that is true.
+        pad: Token id of padding. Where it is given, the network is also told which tokens exist,
+            as `attention_mask` (B, L), 1 for tokens and 0 for padding.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        process: ForwardProcess,
+        *,
+        time: TimeInput = Time(),  # noqa: B008 (a value without state)
+        pad: int | None = None,
+    ) -> None:
+        super().__init__(process)
+        self.backbone = backbone
+        self.time = time
+        self.pad = pad
+        self.time_free = time.time_free or bool(getattr(backbone, "time_free", False))
+        self.min_time = time.min_time
+
+    def output(
+        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
+    ) -> Float[Tensor, "B L D"]:
+        """Make one network call.
+
+        Raises:
+            ValueError: The output does not have the shape of logits.
+        """
+        told: dict[str, Any] = {}
+        if self.pad is not None:
+            exists = x_t != self.pad
+            told["attention_mask"] = (exists if free is None else exists | free).long()
+        output = self.backbone(x_t, *self.time(self.process, t, self._dtype(t)), **told)
+        sizes = self.output_sizes
+        shape = tuple(getattr(output, "shape", ()))
+        if shape[:-1] != tuple(x_t.shape) or shape[-1] not in sizes:
+            raise ValueError(
+                f"the network must return logits of the shape {(*x_t.shape, max(sizes))}, one for "
+                f"each state of the kernel, got {type(output).__name__} of the shape {shape}; set "
+                "the kernel's `vocab_size` to the network's, or wrap the network."
+            )
+        return output
+
+    @property
+    def output_sizes(self) -> set[int]:
+        """The numbers of logits per position that the network may return."""
+        return {self.process.kernel.vocab_size, self.process.kernel.num_states}
+
+    def _dtype(self, t: Tensor) -> torch.dtype:
+        """Return the type that the network wants its time in."""
+        declared: torch.dtype | None = getattr(self.backbone, "time_dtype", None)
+        if declared is not None:
+            return declared
+        own = (p.dtype for p in self.backbone.parameters() if p.is_floating_point())
+        return next(own, t.dtype)
+
+
+class MeanDenoiser(NetworkDenoiser):
     """Prediction of x_0: the network's logits are leave-one-out posteriors, Bayes does the rest.
 
     `p(x_0^i | x_t) ~ softmax(logits)[x_0] A_t[x_0, x_t^i]`. The factor is known exactly, so the
@@ -46,23 +132,25 @@ class MeanDenoiser(Denoiser):
         https://arxiv.org/abs/2107.03006, section 3.3.
 
     Args:
-        backbone: Network (x_t (B, L), t (B,)) -> logits (B, L, V or more); logits past V are
-            ignored.
+        backbone: Network (x_t (B, L), t (B,)) -> logits (B, L, V); those of further states, as our
+            networks return them, are not read.
         process: The forward process that the denoiser undoes.
+        time: What the network is told of the time, see `NetworkDenoiser`.
+        pad: Token id of padding, see `NetworkDenoiser`.
     """
 
-    def __init__(self, backbone: nn.Module, process: ForwardProcess) -> None:
-        super().__init__(process)
-        self.backbone = backbone
-        self.time_free = bool(getattr(backbone, "time_free", False))
-
-    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogLeaveOneOut:
+    def forward(
+        self,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, " B"],
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> LogLeaveOneOut:
         """Make one network call."""
-        logits = self.backbone(x_t, t)[..., : self.process.kernel.vocab_size]
-        return LogLeaveOneOut(self.process, logits, x_t, t)
+        logits = self.output(x_t, t, free)[..., : self.process.kernel.vocab_size]
+        return LogLeaveOneOut(self.process, logits, x_t, t, free)
 
 
-class PosteriorDenoiser(Denoiser):
+class PosteriorDenoiser(NetworkDenoiser):
     """Prediction of x_0 whose logits are full posteriors, the token itself taken into account.
 
     What a network learns from plain cross-entropy with a kernel that shows noisy tokens (D3PM).
@@ -73,26 +161,32 @@ class PosteriorDenoiser(Denoiser):
         https://arxiv.org/abs/2107.03006, section 3.3.
 
     Args:
-        backbone: Network (x_t (B, L), t (B,)) -> logits (B, L, V or more); logits past V are
-            ignored.
+        backbone: Network (x_t (B, L), t (B,)) -> logits (B, L, V); those of further states, as our
+            networks return them, are not read.
         process: The forward process that the denoiser undoes.
+        time: What the network is told of the time, see `NetworkDenoiser`.
+        pad: Token id of padding, see `NetworkDenoiser`.
     """
 
-    def __init__(self, backbone: nn.Module, process: ForwardProcess) -> None:
-        super().__init__(process)
-        self.backbone = backbone
-
-    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogPosterior:
+    def forward(
+        self,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, " B"],
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> LogPosterior:
         """Make one network call."""
-        logits = self.backbone(x_t, t)[..., : self.process.kernel.vocab_size]
-        return LogPosterior(self.process, torch.log_softmax(logits, -1), x_t, t)
+        logits = self.output(x_t, t, free)[..., : self.process.kernel.vocab_size]
+        return LogPosterior(self.process, logits, x_t, t, free)
 
 
-class ScoreDenoiser(Denoiser):
+class ScoreDenoiser(NetworkDenoiser):
     """Prediction of ratios (SEDD): the network's outputs are log p_t(x_t with v) / p_t(x_t).
 
     The outputs are shifted by `-log(exp(sigma) - 1)`, the size of the ratios of a masked token,
-    where the kernel is absorbing, so that the network need not learn their scale.
+    where the kernel is absorbing, so that the network need not learn their scale. A posterior of
+    x_0, of which the last step draws, is deconvolved from ratios (`Kernel.deconvolve`): with the
+    Gaussian kernel and dozens of values they do not tell fine differences, and `MeanDenoiser` is
+    the better choice.
 
     References:
         Discrete diffusion modeling by estimating the ratios of the data distribution (Lou et al.,
@@ -101,39 +195,58 @@ class ScoreDenoiser(Denoiser):
     Args:
         backbone: Network (x_t (B, L), t (B,)) -> log ratios (B, L, K).
         process: The forward process that the denoiser undoes.
+        time: What the network is told of the time, see `NetworkDenoiser`.
+        pad: Token id of padding, see `NetworkDenoiser`.
     """
 
-    def __init__(self, backbone: nn.Module, process: ForwardProcess) -> None:
-        super().__init__(process)
-        self.backbone = backbone
+    def __init__(
+        self,
+        backbone: nn.Module,
+        process: ForwardProcess,
+        *,
+        time: TimeInput = Time(),  # noqa: B008 (a value without state)
+        pad: int | None = None,
+    ) -> None:
+        super().__init__(backbone, process, time=time, pad=pad)
+        self.time_free = False  # the shift depends on t
 
-    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogRatio:
+    def forward(
+        self,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, " B"],
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> LogRatio:
         """Make one network call."""
-        output = self.backbone(x_t, t)[..., : self.process.kernel.num_states]
-        if self.process.kernel.num_states > self.process.kernel.vocab_size:
+        output = self.output(x_t, t, free)
+        if self.process.kernel.absorbing:
             sigma = self.process.noise.sigma(t)
             shift = sigma + log1mexp(sigma)  # log(exp(sigma) - 1)
             output = output - shift.to(output.dtype)[:, None, None]
-        return LogRatio(self.process, output, x_t, t)
+        return LogRatio(self.process, output, x_t, t, free)
+
+    @property
+    def output_sizes(self) -> set[int]:
+        """One log ratio for every state."""
+        return {self.process.kernel.num_states}
 
 
-def checked_call(denoiser: Denoiser, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> Prediction:
-    """Make one network call and refuse NaN and infinite outputs.
+def checked_call(
+    denoiser: Denoiser,
+    x_t: Int[Tensor, "B L"],
+    t: float | Tensor,
+    free: Bool[Tensor, "B L"] | None = None,
+) -> Prediction:
+    """Make one network call and refuse NaN and +inf.
 
     Raises:
         ValueError: There are such outputs.
     """
-    prediction: Prediction = denoiser(x_t, t)
+    prediction: Prediction = denoiser(x_t, times_like(t, x_t), free)
     wrong = prediction.num_invalid()
     if wrong:
         raise ValueError(
             f"the network must return finite outputs, got {wrong} NaN or infinite values of "
-            f"{prediction.output.numel()} at t = {float(t.mean()):.4g}; lower the learning rate or "
-            "check the weights."
+            f"{prediction.output.numel()} at t = {float(prediction.t.mean()):.4g}; lower the "
+            "learning rate or check the weights."
         )
     return prediction
-
-
-def times_like(t: float | Tensor, x: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
-    """Return a time, or one per sequence, as float64 (B,) on the device of x."""
-    return torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(x.shape[0])

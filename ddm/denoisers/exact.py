@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers.denoiser import Denoiser
-from ddm.denoisers.prediction import LogPosterior
-from ddm.functional import one_hot
+from ddm.denoisers.prediction import LogLeaveOneOut
+from ddm.functional import one_hot, positive_log
 from ddm.process import ForwardProcess
 
 
@@ -40,17 +40,25 @@ class ExactDenoiser(Denoiser):
         self.register_buffer("sequences", grid, persistent=False)
         self.register_buffer("log_joint", joint.to(torch.float64).flatten().log(), persistent=False)
 
-    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogPosterior:
-        """Return the exact posterior; costs B V^L L operations."""
-        length = self.sequences.shape[1]
-        log_likelihood = self.process.likelihood(x_t, t).log()  # (B, L, V)
-        log_post = self.log_joint.expand(x_t.shape[0], -1)
+    def forward(
+        self,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, " B"],
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> LogLeaveOneOut:
+        """Return the exact leave-one-out posterior; costs B V^L L operations."""
+        length, v = self.sequences.shape[1], self.process.kernel.vocab_size
+        log_likelihood = _likelihood(self.process, x_t, t, free).log()  # (B, L, V)
+        each = [log_likelihood[:, i, self.sequences[:, i]] for i in range(length)]
+        log_p = []
         for i in range(length):
-            log_post = log_post + log_likelihood[:, i, self.sequences[:, i]]
-        posterior = torch.softmax(log_post, -1)
-        v = self.process.kernel.vocab_size
-        marginals = posterior @ one_hot(self.sequences, v, torch.float64).flatten(1)
-        return LogPosterior(self.process, marginals.reshape(-1, length, v).log(), x_t, t)
+            others = self.log_joint.expand(len(x_t), -1)
+            for k in range(length):
+                others = others if k == i else others + each[k]
+            # Impossible evidence, such as a prompt without probability, leaves NaN: an error later.
+            token = one_hot(self.sequences[:, i], v, torch.float64)
+            log_p.append((torch.softmax(others, -1) @ token).log())
+        return LogLeaveOneOut(self.process, torch.stack(log_p, 1), x_t, t, free)
 
 
 class MarkovChainDenoiser(Denoiser):
@@ -97,9 +105,14 @@ class MarkovChainDenoiser(Denoiser):
         self.register_buffer("initial", initial, persistent=False)
         self.register_buffer("transition", transition, persistent=False)
 
-    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> LogPosterior:
-        """Return the exact posterior; costs B L V^2 operations."""
-        likelihood = self.process.likelihood(x_t, t)  # (B, L, V)
+    def forward(
+        self,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, " B"],
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> LogLeaveOneOut:
+        """Return the exact leave-one-out posterior; costs B L V^2 operations."""
+        likelihood = _likelihood(self.process, x_t, t, free)  # (B, L, V)
         # Scaling a position's likelihood changes no posterior and keeps the recursion in range.
         likelihood = likelihood / likelihood.amax(-1, keepdim=True)
         length = x_t.shape[1]
@@ -111,9 +124,23 @@ class MarkovChainDenoiser(Denoiser):
         for i in reversed(range(length)):
             backward.append(message / message.sum(-1, keepdim=True))
             message = (backward[-1] * likelihood[:, i]) @ self.transition.T
-        posterior = torch.stack(forward, 1) * torch.stack(backward[::-1], 1) * likelihood
-        posterior = posterior / posterior.sum(-1, keepdim=True)
-        return LogPosterior(self.process, posterior.log(), x_t, t)
+        log_p = positive_log(torch.stack(forward, 1)) + positive_log(torch.stack(backward[::-1], 1))
+        return LogLeaveOneOut(self.process, log_p, x_t, t, free)
+
+
+def _likelihood(
+    process: ForwardProcess,
+    x_t: Int[Tensor, "B L"],
+    t: Float[Tensor, " B"],
+    free: Bool[Tensor, "B L"] | None,
+) -> Float[Tensor, "B L V"]:
+    """Return what every token says of x_0: a given one is clean, whatever the time."""
+    likelihood = process.likelihood(x_t, t)
+    if free is None:
+        return likelihood
+    v = likelihood.shape[-1]
+    given = one_hot(x_t.clamp(max=v - 1), v, torch.float64)
+    return torch.where(free[..., None], likelihood, given)
 
 
 def _check_law(name: str, p: Tensor) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.functional import positive_log
@@ -21,7 +21,7 @@ P = TypeVar("P", bound="Prediction")
 class Prediction(ABC):
     """The result of one denoiser call; its methods are algebra and cost no network call.
 
-    Samplers and losses ask for the form they need and never for the parametrisation of the
+    Samplers and losses ask for the form they need and never for the parametrization of the
     network. Everything is computed when asked for, so a caller can cut a large prediction into
     pieces with `chunks` and never hold a second tensor of the size of the logits.
 
@@ -30,39 +30,66 @@ class Prediction(ABC):
         output: Raw output of the network, (B, L, V) or (B, L, K).
         x_t: The tokens it was called with, (B, L).
         t: Their times, (B,), float64.
+        free: Positions that are generated, (B, L); the others are given and nobody reads their
+            prediction. None if all are.
     """
 
     process: ForwardProcess
     output: Float[Tensor, "B L D"]
     x_t: Int[Tensor, "B L"]
     t: Float[Tensor, " B"]
+    free: Bool[Tensor, "B L"] | None = None
 
     @abstractmethod
+    def log_leave_one_out(self) -> Float[Tensor, "B L V"]:
+        """Return log p(x_0^i | x_t without position i), not normalized."""
+
+    def leave_one_out(self) -> Float[Tensor, "B L V"]:
+        """Return p(x_0^i | x_t without position i)."""
+        return self.process.kernel.normalize(self.log_leave_one_out())
+
     def log_posterior(self) -> Float[Tensor, "B L V"]:
-        """Return log p(x_0^i | x_t), normalised."""
+        """Return log p(x_0^i | x_t), normalized."""
+        return self.process.full_posterior(self.log_leave_one_out(), self.x_t, self.t)
 
     def posterior(self) -> Float[Tensor, "B L V"]:
         """Return p(x_0^i | x_t)."""
         return self.log_posterior().exp()
 
-    def log_ratio(self) -> Float[Tensor, "B L K"]:
-        """Return log of the ratios p_t(x_t with v at i) / p_t(x_t) (the log concrete score).
+    def log_prob(self, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """Return log p(x_0^i | x_t) of given tokens; 0 where the kernel shows them clean."""
+        kernel = self.process.kernel
+        if kernel.absorbing:  # a mask is equally likely for all tokens
+            log_p = kernel.log_prob(self.log_leave_one_out(), x_0)
+            return log_p.masked_fill(kernel.is_revealed(self.x_t), 0.0)
+        return self.log_posterior().gather(-1, x_0[..., None]).squeeze(-1)
 
-        A ratio of 0, to a state without probability, counts as the smallest positive number.
-        """
-        return positive_log(self.process.ratio(self.posterior(), self.x_t, self.t))
+    def ratio(self) -> Float[Tensor, "B L K"]:
+        """Return the ratios p_t(x_t with v at i) / p_t(x_t) (the concrete score)."""
+        return self.process.ratio(self.log_leave_one_out(), self.x_t, self.t)
+
+    def log_ratio(self) -> Float[Tensor, "B L K"]:
+        """Return the log of `ratio`; a ratio of 0 counts as the smallest positive number."""
+        return positive_log(self.ratio())
 
     def reverse_rate(self) -> Float[Tensor, "B L K"]:
         """Return the rates of the reverse jumps x_t -> v, zero at v = x_t."""
-        return self.process.reverse_rate(self.posterior(), self.x_t, self.t)
+        return self.process.reverse_rate(self.ratio(), self.x_t, self.t)
 
     def bridge(self, s: Float[Tensor, " B"]) -> Float[Tensor, "B L K"]:
-        """Return the analytic law of x_s given x_t, s < t."""
-        return self.process.bridge(self.posterior(), self.x_t, self.t, s)
+        """Return the distribution of x_s given x_t, s <= t."""
+        return self.process.bridge(self.log_leave_one_out(), self.x_t, self.t, s)
 
     def num_invalid(self) -> int:
-        """Count the outputs that no computation should go on with: NaN and infinite ones."""
-        return int((~torch.isfinite(self.output)).sum())
+        """Count the outputs that no computation should go on with: NaN and +inf.
+
+        -inf is legal: the log probability of a token that is impossible, or forbidden.
+        """
+        return int((torch.isnan(self.output) | torch.isposinf(self.output)).sum())
+
+    def sum_free(self, nats: Float[Tensor, "*J B L"]) -> Float[Tensor, "*J B"]:
+        """Return the sum over the positions that are free, whatever stands at the others."""
+        return (nats if self.free is None else nats.where(self.free, 0.0)).sum(-1)
 
     def double(self: P) -> P:
         """Return the same prediction in float64, for drawing from it."""
@@ -70,7 +97,14 @@ class Prediction(ABC):
 
     def positions(self: P, first: int, last: int) -> P:
         """Return the prediction for the positions first..last-1 alone."""
-        return replace(self, output=self.output[:, first:last], x_t=self.x_t[:, first:last])
+        part = slice(first, last)
+        free = None if self.free is None else self.free[:, part]
+        return replace(self, output=self.output[:, part], x_t=self.x_t[:, part], free=free)
+
+    def at(self: P, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> P:
+        """Return the prediction for n single tokens, as n sequences of length 1."""
+        output, x_t = self.output[rows, columns, None], self.x_t[rows, columns, None]
+        return replace(self, output=output, x_t=x_t, t=self.t[rows], free=None)
 
 
 def chunks(predictions: Sequence[P], max_elements: int) -> Iterator[list[P]]:
@@ -81,24 +115,31 @@ def chunks(predictions: Sequence[P], max_elements: int) -> Iterator[list[P]]:
         yield [p.positions(first, first + width) for p in predictions]
 
 
-class LogPosterior(Prediction):
-    """A prediction whose output is the log full posterior itself."""
+class LogLeaveOneOut(Prediction):
+    """A prediction whose output is the unnormalized log leave-one-out posterior."""
 
-    def log_posterior(self) -> Float[Tensor, "B L V"]:
+    def log_leave_one_out(self) -> Float[Tensor, "B L V"]:
         """Return the output."""
         return self.output
 
-    def num_invalid(self) -> int:
-        """Count NaN and +inf; -inf is the log probability of an impossible token."""
-        return int((torch.isnan(self.output) | torch.isposinf(self.output)).sum())
 
+class LogPosterior(Prediction):
+    """A prediction whose output is the log full posterior, the token itself taken into account."""
 
-class LogLeaveOneOut(Prediction):
-    """A prediction whose output is the unnormalised log leave-one-out posterior."""
+    def log_leave_one_out(self) -> Float[Tensor, "B L V"]:
+        """Return the output divided by the likelihood of the token itself.
+
+        A mask is equally likely for all tokens, so with the absorbing kernel they are the same.
+        """
+        if self.process.kernel.absorbing:
+            return self.output
+        return self.process.leave_one_out(self.output, self.x_t, self.t)
 
     def log_posterior(self) -> Float[Tensor, "B L V"]:
-        """Return the output multiplied by the likelihood of the token itself (Bayes)."""
-        return self.process.full_posterior(self.output, self.x_t, self.t)
+        """Return the output, normalized; with the absorbing kernel certain at clean tokens."""
+        if self.process.kernel.absorbing:
+            return super().log_posterior()
+        return torch.log_softmax(self.process.kernel.data_only(self.output), -1)
 
 
 class LogRatio(Prediction):
@@ -108,14 +149,12 @@ class LogRatio(Prediction):
         """Return the output, with 0 at x_t, where the ratio is 1 by definition."""
         return self.output.scatter(-1, self.x_t[..., None], 0.0)
 
-    def log_posterior(self) -> Float[Tensor, "B L V"]:
-        """Return the log posterior; a probability of 0 counts as the smallest positive number."""
-        return positive_log(self.posterior())
+    def ratio(self) -> Float[Tensor, "B L K"]:
+        """Return the exponential of the output, without a detour through a posterior."""
+        return self.log_ratio().exp()
 
-    def posterior(self) -> Float[Tensor, "B L V"]:
-        """Return the posterior by inverting the ratio."""
-        return self.process.posterior_of_ratio(self.log_ratio().exp(), self.x_t, self.t)
-
-    def reverse_rate(self) -> Float[Tensor, "B L K"]:
-        """Return forward rate times ratio, without a detour through the posterior."""
-        return self.process.rate_of_ratio(self.log_ratio().exp(), self.x_t, self.t)
+    def log_leave_one_out(self) -> Float[Tensor, "B L V"]:
+        """Return what the ratios of data tokens say; with the absorbing kernel, they themselves."""
+        if self.process.kernel.absorbing:
+            return self.log_ratio()[..., : self.process.kernel.vocab_size]
+        return self.process.leave_one_out_of_ratio(self.ratio(), self.t)

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.functional import all_but_one, one_hot
+from ddm.functional import all_but_one, normalized, one_hot
 from ddm.kernels.kernel import Kernel
 
 
 class Absorbing(Kernel):
     r"""Masked diffusion: every token jumps to the mask state at rate 1 and stays there.
 
-    `P(sigma)[x, y] = exp(-sigma) 1[x = y] + (1 - exp(-sigma)) 1[y = mask]`, mask state V.
+    `P(sigma)[x, y] = exp(-sigma) 1[x = y] + (1 - exp(-sigma)) 1[y = mask]`.
     No method builds anything of size K x K.
 
     References:
@@ -21,12 +21,16 @@ class Absorbing(Kernel):
         https://arxiv.org/abs/2107.03006, section 3.1.
 
     Args:
-        vocab_size: Number V of data tokens; the chain has K = V + 1 states.
+        vocab_size: Number V of token ids.
+        mask: The mask state: an id of the vocabulary, as masked language models have it, or by
+            default V, a state of its own.
     """
 
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__(vocab_size, vocab_size + 1)
-        self.mask = vocab_size
+    absorbing = True
+    mask: int
+
+    def __init__(self, vocab_size: int, mask: int | None = None) -> None:
+        super().__init__(vocab_size, mask=vocab_size if mask is None else mask)
 
     def prior(self) -> Float[Tensor, " K"]:
         """Return the point mass on the mask."""
@@ -49,8 +53,9 @@ class Absorbing(Kernel):
     ) -> Float[Tensor, "*shape K"]:
         """Return `p P(sigma)` in O(K)."""
         sigma = sigma.to(p.dtype)[..., None]
-        gone = -torch.expm1(-sigma) * p[..., : self.mask].sum(-1, keepdim=True)
-        return torch.cat([p[..., : self.mask] * torch.exp(-sigma), p[..., self.mask :] + gone], -1)
+        after = p * torch.exp(-sigma)
+        after[..., self.mask] += (-torch.expm1(-sigma) * p.sum(-1, keepdim=True)).squeeze(-1)
+        return after
 
     def transition_to(
         self, x: Int[Tensor, "*shape"], sigma: Float[Tensor, "..."]
@@ -60,9 +65,13 @@ class Absorbing(Kernel):
         rest = torch.where(is_mask, -torch.expm1(-sigma), 0.0)
         return all_but_one(rest, torch.where(is_mask, 1.0, torch.exp(-sigma)), x, self.num_states)
 
-    def correlation(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return 1: a revealed token never changes, so its error is never repaired."""
-        return torch.ones_like(sigma)
+    def deconvolve(
+        self, q: Float[Tensor, "*shape K"], sigma: Float[Tensor, "..."]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return q without its mask, normalized."""
+        p = q.clone()
+        p[..., self.mask] = 0.0
+        return normalized(p)
 
     def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
         """Return zero.
@@ -76,18 +85,18 @@ class Absorbing(Kernel):
 
     def bridge_divergence(
         self,
-        tilted: Float[Tensor, "B L K"],
+        log_p: Float[Tensor, "B L V"],
         x_0: Int[Tensor, "B L"],
         x_t: Int[Tensor, "B L"],
         sigma_t: Float[Tensor, ""],
         sigma_s: Float[Tensor, " J"],
-    ) -> Float[Tensor, "J B"]:
+    ) -> Float[Tensor, "J B L"]:
         """Return the share of the masks that is revealed times their cross-entropy."""
+        masked, nats = x_t == self.mask, torch.zeros_like(x_t, dtype=torch.float64)
+        nats[masked] = -self.log_prob(log_p[masked], x_0[masked]).double()
         masked_share = -torch.expm1(-sigma_t)
-        log_p = (tilted.gather(-1, x_0[..., None]).squeeze(-1) * masked_share).log()
-        nats = -log_p.where(x_t == self.mask, 0.0).sum(-1)
         revealed = (masked_share + torch.expm1(-sigma_s)) / masked_share
-        return revealed[:, None] * nats
+        return revealed[:, None, None] * nats
 
     def sample(
         self,

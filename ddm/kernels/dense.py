@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.functional import positive_log
-from ddm.kernels.kernel import Kernel
+from ddm.functional import normalized, positive_log
+from ddm.kernels.kernel import LOST, Kernel
 
 
 class DenseKernel(Kernel):
@@ -17,7 +18,7 @@ class DenseKernel(Kernel):
 
     It is also the reference that the fast kernels are tested against. The chain must have one
     stationary law, which is its prior. If it satisfies detailed balance, `P(sigma)` comes from
-    one spectral decomposition; otherwise from the matrix exponential. Everything is computed in
+    one spectral decomposition; otherwise from `uniformization`. Everything is computed in
     float64 whatever dtype is asked for, because rare transitions drown in float32 rounding.
     Memory and time are O(K^2) per distinct sigma: meant for K up to a few hundred.
 
@@ -41,7 +42,7 @@ class DenseKernel(Kernel):
     ) -> None:
         q = torch.as_tensor(rate_matrix, dtype=torch.float64)
         _check_rate_matrix(q)
-        super().__init__(q.shape[0], q.shape[0])
+        super().__init__(q.shape[0])
         self.ordinal = ordinal
         # Tells two matrices apart where a kernel is described in a file.
         place = torch.arange(1, q.numel() + 1, dtype=torch.float64).reshape(q.shape)
@@ -73,16 +74,15 @@ class DenseKernel(Kernel):
         return self
 
     def transition(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape K K"]:
-        """Return the matrices `P(sigma)`, float64; for sigma < 0 the inverse of P(-sigma)."""
+        """Return the matrices `P(sigma)`, float64."""
         sigma = sigma.to(torch.float64)[..., None]
         if self.reversible:
             # P - I, whose rounding is relative to sigma: rare jumps keep their digits.
             change = (self.left * torch.expm1(sigma * self.eigenvalues)[..., None, :]) @ self.right
             p = change + torch.eye(self.num_states, dtype=torch.float64, device=sigma.device)
         else:
-            p = torch.linalg.matrix_exp(sigma[..., None] * self.rate_matrix)
-        # Rounding leaves -1e-17 where the chain cannot go; the inverse is rightly signed.
-        return torch.where(sigma[..., None] >= 0, p.clamp(min=0.0), p)
+            return uniformization(self.rate_matrix, sigma)
+        return p.clamp(min=0.0)  # rounding leaves -1e-17 where the chain cannot go
 
     def prior(self) -> Float[Tensor, " K"]:
         """Return the stationary law of Q."""
@@ -92,74 +92,88 @@ class DenseKernel(Kernel):
         """Return rows of Q."""
         return self.rate_matrix[x]
 
-    def rate_to(self, x: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape K"]:
-        """Return columns of Q."""
-        return self.rate_matrix.T[x]
-
     def evolve(
         self, p: Float[Tensor, "*shape K"], sigma: Float[Tensor, "..."]
     ) -> Float[Tensor, "*shape K"]:
         """Return `p P(sigma)`."""
-        if 0 < sigma.ndim < p.ndim - 1:
-            # Give sigma all the axes of the tokens, or a matrix product would pair them wrongly.
-            sigma = sigma.reshape((1,) * (p.ndim - 1 - sigma.ndim) + sigma.shape)
-        matrix = self.transition(sigma)
-        if sigma.ndim > 0:
-            # sigma (B, 1): one matrix for all tokens of a sequence.
-            matrix = matrix.squeeze(-3) if sigma.shape[-1] == 1 else matrix
-        q = p.to(torch.float64)
-        if matrix.ndim == p.ndim + 1:
-            return (q[..., None, :] @ matrix).squeeze(-2).to(p.dtype)
-        return (q @ matrix).to(p.dtype)
-
-    def transition_to(
-        self, x: Int[Tensor, "*shape"], sigma: Float[Tensor, "..."]
-    ) -> Float[Tensor, "*shape K"]:
-        """Return columns of P(sigma)."""
-        columns = self.transition(sigma).mT.reshape(-1, self.num_states, self.num_states)
-        which = torch.arange(sigma.numel(), device=x.device).reshape(sigma.shape)
-        return columns[which, x].to(sigma.dtype)
+        return self._times(p, self.transition(sigma), sigma)
 
     def transition_from(
         self, x: Int[Tensor, "*shape"], sigma: Float[Tensor, "..."]
     ) -> Float[Tensor, "*shape K"]:
         """Return rows of P(sigma)."""
-        rows = self.transition(sigma).reshape(-1, self.num_states, self.num_states)
-        which = torch.arange(sigma.numel(), device=x.device).reshape(sigma.shape)
-        return rows[which, x].to(sigma.dtype)
+        return self._rows(self.transition(sigma), x, sigma)
+
+    def deconvolve(
+        self, q: Float[Tensor, "*shape K"], sigma: Float[Tensor, "..."]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return the pseudo-inverse, from the spectrum where there is one."""
+        if self.reversible:
+            decay = torch.exp(sigma.to(torch.float64)[..., None] * self.eigenvalues)
+            grow = torch.where(decay > LOST, 1 / decay.clamp(min=LOST), 0.0)
+            inverse = (self.left * grow[..., None, :]) @ self.right
+        else:
+            inverse = torch.linalg.pinv(self.transition(sigma), rtol=LOST)
+        return normalized(self._times(q, inverse, sigma))
+
+    def _times(self, p: Tensor, matrix: Tensor, sigma: Tensor) -> Tensor:
+        """Return p times the matrix of its sigma, for every token."""
+        q = p.to(torch.float64)
+        if sigma.ndim == 0:
+            return (q @ matrix).to(p.dtype)
+        if sigma.shape[-1] == 1 and sigma.ndim == p.ndim - 1:
+            return (q @ matrix.squeeze(-3)).to(p.dtype)  # one matrix for all tokens of a sequence
+        return (q[..., None, :] @ matrix).squeeze(-2).to(p.dtype)
 
     def bridge_divergence(
         self,
-        tilted: Float[Tensor, "B L K"],
+        log_p: Float[Tensor, "B L V"],
         x_0: Int[Tensor, "B L"],
         x_t: Int[Tensor, "B L"],
         sigma_t: Float[Tensor, ""],
         sigma_s: Float[Tensor, " J"],
-    ) -> Float[Tensor, "J B"]:
+    ) -> Float[Tensor, "J B L"]:
         """Return the divergence; what depends on (x_0, x_t) alone is looked up in K x K tables."""
-        p_t = self.transition(sigma_t)
+        p, p_t = self.normalize(log_p.double()), self.transition(sigma_t)
+        reached = (p * p_t.T[x_t]).sum(-1)
         rows = []
         for sigma in sigma_s:
             ahead, back = self.transition(sigma), self.transition(sigma_t - sigma)
             # Entries that vanish belong to pairs (x_0, x_t) that never occur.
             known = (torch.xlogy(ahead, ahead) @ back) / p_t - p_t.log()
-            log_m = positive_log(tilted @ ahead)
+            log_m = positive_log(p @ ahead)
             cross = (ahead[x_0] * back.T[x_t] * log_m).sum(-1) / p_t[x_0, x_t]
-            rows.append((known[x_0, x_t] - cross).sum(-1))
-        return torch.stack(rows)
+            rows.append(known[x_0, x_t] - cross)
+        return torch.stack(rows) + positive_log(reached)
 
-    def correlation(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return the second singular value of P(sigma) in the metric of the stationary law."""
-        if self.reversible:
-            return torch.exp(sigma * self.eigenvalues[-2].to(sigma.dtype))
-        root = self.stationary.sqrt()
-        p = root[:, None] * self.transition(sigma) / root
-        return torch.linalg.svdvals(p)[..., 1].to(sigma.dtype).clamp(max=1.0)
 
-    def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
-        """Return the divergence of every row of P(sigma) from the stationary law."""
-        p = self.transition(sigma)
-        return (torch.xlogy(p, p) - torch.xlogy(p, self.stationary)).sum(-1).to(sigma.dtype)
+def uniformization(
+    q: Float[Tensor, "K K"], sigma: Float[Tensor, "*shape 1"]
+) -> Float[Tensor, "*shape K K"]:
+    r"""Return exp(sigma Q) from sums of non-negative terms, so that rare entries keep their digits.
+
+    `exp(sigma Q) = exp(-r) sum_k r^k / k! (I + Q / rate)^k` with `r = rate sigma`, for r <= 1, then
+    squared as often as needed. A general matrix exponential drops what needs two jumps in a short
+    time: it is small beside 1, yet a factor of the distributions of whole steps.
+
+    References:
+        Markoff chains as an aid in the study of Markoff processes (Jensen, 1953),
+        https://doi.org/10.1080/03461238.1953.10419459.
+    """
+    k = q.shape[0]
+    rate = float(-q.diagonal().min())
+    r = rate * sigma[..., None]
+    squarings = max(0, math.ceil(math.log2(max(float(r.max()), 1e-300)))) if r.numel() else 0
+    r = r / 2.0**squarings
+    jump = torch.eye(k, dtype=q.dtype, device=q.device) + q / rate
+    term = torch.exp(-r) * torch.eye(k, dtype=q.dtype, device=q.device)
+    p = term
+    for n in range(1, max(24, k) + 1):
+        term = term @ jump * (r / n)
+        p = p + term
+    for _ in range(squarings):
+        p = p @ p
+    return p
 
 
 def _check_rate_matrix(q: Tensor) -> None:

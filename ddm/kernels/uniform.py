@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.functional import all_but_one, one_hot, positive_log
-from ddm.kernels.kernel import Kernel
+from ddm.functional import all_but_one, normalized, one_hot, positive_log
+from ddm.kernels.kernel import LOST, Kernel
 
 
 class Uniform(Kernel):
@@ -25,7 +25,7 @@ class Uniform(Kernel):
     """
 
     def __init__(self, vocab_size: int) -> None:
-        super().__init__(vocab_size, vocab_size)
+        super().__init__(vocab_size)
 
     def prior(self) -> Float[Tensor, " K"]:
         """Return the uniform law."""
@@ -54,9 +54,20 @@ class Uniform(Kernel):
         rest = -torch.expm1(-sigma) / self.num_states
         return all_but_one(rest, torch.exp(-sigma) + rest, x, self.num_states)
 
-    def correlation(self, sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return exp(-sigma): the spectral gap of Q is 1."""
-        return torch.exp(-sigma)
+    def expect(
+        self, f: Float[Tensor, "*shape K"], sigma: Float[Tensor, ""]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return `P(sigma) f`, equal to `f P(sigma)`: P is symmetric."""
+        return self.evolve(f, sigma)
+
+    def deconvolve(
+        self, q: Float[Tensor, "*shape K"], sigma: Float[Tensor, "..."]
+    ) -> Float[Tensor, "*shape K"]:
+        """Return the inverse in O(K): all differences between probabilities shrink alike."""
+        keep = torch.exp(-sigma.double())[..., None]
+        p = q.double() / q.double().sum(-1, keepdim=True)
+        p = (p - (1 - keep) / self.num_states) / keep
+        return normalized(torch.where(keep > LOST, p, 1.0)).to(q.dtype)
 
     def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
         """Return the same closed form for every token."""
@@ -69,19 +80,19 @@ class Uniform(Kernel):
 
     def bridge_divergence(
         self,
-        tilted: Float[Tensor, "B L K"],
+        log_p: Float[Tensor, "B L V"],
         x_0: Int[Tensor, "B L"],
         x_t: Int[Tensor, "B L"],
         sigma_t: Float[Tensor, ""],
         sigma_s: Float[Tensor, " J"],
-    ) -> Float[Tensor, "J B"]:
+    ) -> Float[Tensor, "J B L"]:
         """Return the divergence in one logarithm per state: the bridge has three values."""
-        v = self.num_states
+        v, p = self.num_states, self.normalize(log_p.double())
         same = x_0 == x_t
-        total = tilted.sum(-1)
-        tilted_0 = tilted.gather(-1, x_0[..., None]).squeeze(-1)
-        tilted_t = tilted.gather(-1, x_t[..., None]).squeeze(-1)
-        likelihood = torch.exp(-sigma_t) * same - torch.expm1(-sigma_t) / v
+        p_0 = p.gather(-1, x_0[..., None]).squeeze(-1)
+        p_t = p.gather(-1, x_t[..., None]).squeeze(-1)
+        noised = -torch.expm1(-sigma_t) / v
+        likelihood = torch.exp(-sigma_t) * same + noised
         rows = []
         for sigma in sigma_s:
             keep, other = torch.exp(-sigma), -torch.expm1(-sigma) / v
@@ -90,14 +101,12 @@ class Uniform(Kernel):
             q_rest = other * other_after / likelihood
             q_0 = (keep + other) * (other_after + keep_after * same) / likelihood
             q_t = other * (other_after + keep_after) / likelihood
-            floor = other * total
-            cross = q_rest * positive_log(tilted * keep + floor[..., None]).sum(-1)
-            cross = cross + (q_0 - q_rest) * positive_log(tilted_0 * keep + floor)
-            moved = (q_t - q_rest) * positive_log(tilted_t * keep + floor)
+            cross = q_rest * positive_log(p * keep + other).sum(-1)
+            cross = cross + (q_0 - q_rest) * positive_log(p_0 * keep + other)
+            moved = (q_t - q_rest) * positive_log(p_t * keep + other)
             cross = cross + moved.where(~same, 0.0)
-            ahead = q_0 * torch.log(keep + other) + (1 - q_0) * positive_log(other)
-            rows.append((ahead - cross - likelihood.log()).sum(-1))
-        return torch.stack(rows)
+            rows.append(q_0 * torch.log(keep + other) + (1 - q_0) * positive_log(other) - cross)
+        return torch.stack(rows) + torch.log(p_t * torch.exp(-sigma_t) + noised) - likelihood.log()
 
     def sample(
         self,

@@ -7,8 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.functional import one_hot, positive_log
-from ddm.kernels import Absorbing
 from ddm.losses.loss import Loss
 
 
@@ -18,9 +16,9 @@ class CrossEntropy(Loss):
     `- sum_i log p(x_0^i | x_t)`; tokens that the kernel shows to be clean contribute zero.
     """
 
-    def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
-        """Return the cross-entropy, nats per sequence."""
-        return -_log_prob(prediction, x_0).sum(-1)
+    def per_token(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """Return the cross-entropy, nats per position."""
+        return -prediction.log_prob(x_0)
 
 
 class NELBO(Loss):
@@ -37,18 +35,16 @@ class NELBO(Loss):
         https://arxiv.org/abs/2406.07524, equation 10.
     """
 
-    def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
-        """Return the integrand of the bound at the prediction's times, nats per sequence."""
+    def per_token(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """Return the integrand of the bound at the prediction's times, nats per position."""
         process = prediction.process
-        if isinstance(process.kernel, Absorbing):
+        if process.kernel.absorbing:
             # Both total rates are equal, so only the logarithm of the posterior at x_0 is left.
-            masked = prediction.x_t == process.kernel.mask
             sigma = process.noise.sigma(prediction.t)
             weight = process.noise.beta(prediction.t) / torch.expm1(sigma)
-            nats = -_log_prob(prediction, x_0).where(masked, 0.0).sum(-1)
-            return weight.to(nats.dtype) * nats
-        ratio = process.ratio(prediction.posterior(), prediction.x_t, prediction.t)
-        return _score_entropy(prediction, positive_log(ratio), x_0)
+            nats = -prediction.log_prob(x_0)
+            return weight.to(nats.dtype)[:, None] * nats
+        return _score_entropy(prediction, x_0)
 
 
 class ScoreEntropy(Loss):
@@ -63,11 +59,9 @@ class ScoreEntropy(Loss):
         2024), https://arxiv.org/abs/2310.16834, theorem 3.6.
     """
 
-    def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
-        """Return the score entropy at the prediction's times, nats per sequence."""
-        log_ratio = prediction.log_ratio()
-        bounded = log_ratio.clamp(min=torch.finfo(log_ratio.dtype).min)  # -inf times rate 0
-        return _score_entropy(prediction, bounded, x_0)
+    def per_token(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """Return the score entropy at the prediction's times, nats per position."""
+        return _score_entropy(prediction, x_0)
 
 
 class Hybrid(Loss):
@@ -86,23 +80,20 @@ class Hybrid(Loss):
             raise ValueError(f"`weight` must be >= 0, got {weight}; it multiplies a penalty.")
         self.weight = weight
 
-    def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
-        """Return the weighted sum, nats per sequence."""
-        nelbo = NELBO().value(prediction, x_0)
-        return nelbo + self.weight * CrossEntropy().value(prediction, x_0)
+    def per_token(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """Return the weighted sum, nats per position."""
+        nelbo = NELBO().per_token(prediction, x_0)
+        return nelbo + self.weight * CrossEntropy().per_token(prediction, x_0)
 
 
-def _log_prob(prediction: Prediction, x_0: Tensor) -> Tensor:
-    return prediction.log_posterior().gather(-1, x_0[..., None]).squeeze(-1)
-
-
-def _score_entropy(prediction: Prediction, log_ratio: Tensor, x_0: Tensor) -> Tensor:
-    """Return the path divergence per unit of time between true and modelled ratios, (B,)."""
+def _score_entropy(prediction: Prediction, x_0: Tensor) -> Float[Tensor, "B L"]:
+    """Return the path divergence per unit of time between true and modelled ratios."""
     process, x_t, t = prediction.process, prediction.x_t, prediction.t
-    p_0 = one_hot(x_0, process.kernel.vocab_size, log_ratio.dtype)
-    true = process.ratio(p_0, x_t, t)
+    log_ratio = prediction.log_ratio()
+    log_ratio = log_ratio.clamp(min=torch.finfo(log_ratio.dtype).min)  # -inf times rate 0
+    true = process.ratio_of_tokens(x_0, x_t, t).to(log_ratio.dtype)
     rate = process.jump_rate_to(x_t, t).to(log_ratio.dtype)
     divergence = log_ratio.exp() - true + torch.xlogy(true, true) - true * log_ratio
     # rate is 0 where the chain cannot jump; the divergence there may be infinite.
-    nats = torch.where(rate > 0, rate * divergence, 0.0).sum((-1, -2))
-    return nats + process.prior_kl(x_0).to(nats.dtype)
+    nats = torch.where(rate > 0, rate * divergence, 0.0).sum(-1)
+    return nats + process.prior_divergence(x_0).to(nats.dtype)

@@ -5,7 +5,7 @@ from ddm.samplers.cache import CallCounter
 from ddm.samplers.euler import Euler
 from ddm.samplers.predictor_corrector import PredictorCorrector
 from ddm.samplers.reveal import FirstHitting, KGillespie
-from ddm.samplers.sampler import Sampler, Samples
+from ddm.samplers.sampler import Sampler, Samples, Step
 from ddm.samplers.tau_leaping import TauLeaping
 from ddm.samplers.theta_trapezoidal import ThetaTrapezoidal
 from ddm.samplers.trajectory import Trajectory
@@ -19,6 +19,7 @@ __all__ = [
     "PredictorCorrector",
     "Sampler",
     "Samples",
+    "Step",
     "TauLeaping",
     "ThetaTrapezoidal",
     "Trajectory",

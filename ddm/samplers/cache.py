@@ -4,51 +4,66 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction
-from ddm.kernels import Absorbing
 
 
 class CallCounter(Denoiser):
-    """Wrap a denoiser: count calls, and reuse the rows in which no token changed.
+    """Wrap a denoiser: count calls, and leave out the rows that need none.
 
-    Reuse is exact for time-free models: their raw output is a function of x_t alone. It pays with
-    the absorbing kernel, where short steps often reveal nothing; with other kernels hardly any
-    row stays the same, so nothing is kept. A call in which every row is reused is no call.
+    With an absorbing kernel nothing is asked for rows without a mask, which stay as they are, and
+    time-free models, whose output is a function of x_t alone, are not asked again for rows in
+    which no token changed. With other kernels hardly any row stays the same, so nothing is kept.
+    A call in which no row is left is no call.
 
     Args:
         denoiser: The denoiser to call.
+
+    Attributes:
+        num_calls: Network calls made.
+        num_rows: Sequences evaluated in all calls together.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser.process)
         self.denoiser = denoiser
+        self.time_free = denoiser.time_free
+        self.min_time = denoiser.min_time
         self.num_calls = 0
         self.num_rows = 0
-        self._reuse = denoiser.time_free and isinstance(denoiser.process.kernel, Absorbing)
         self._last: Prediction | None = None
 
-    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> Prediction:
-        """Call the denoiser on the rows that changed since the last call."""
-        if self._reuse and self._last is not None and self._last.x_t.shape == x_t.shape:
-            changed = (x_t != self._last.x_t).any(-1)
-            num_changed = int(changed.sum())
-            if num_changed < x_t.shape[0]:
-                output = self._last.output
-                if num_changed:
-                    fresh = self._call(x_t[changed], t[changed])
-                    output = output.index_copy(0, changed.nonzero().squeeze(-1), fresh.output)
-                self._last = replace(self._last, output=output, x_t=x_t, t=t)
-                return self._last
-        prediction = self._call(x_t, t)
-        if self._reuse:
-            self._last = prediction
-        return prediction
+    def forward(
+        self,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, " B"],
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> Prediction:
+        """Call the denoiser on the rows that need it."""
+        if not self.process.kernel.absorbing:
+            return self._call(self.denoiser, x_t, t, free)
+        if self._last is None or self._last.x_t.shape != x_t.shape:
+            self._last = self._call(self.denoiser, x_t, t, free)
+            return self._last
+        needed = ~self.process.kernel.is_revealed(x_t).all(-1)
+        if self.time_free:
+            needed &= (x_t != self._last.x_t).any(-1)
+        output, num = self._last.output, int(needed.sum())
+        if num == len(x_t):
+            self._last = self._call(self.denoiser, x_t, t, free)
+            return self._last
+        if num:
+            index = needed.nonzero().squeeze(-1)
+            rows = self.denoiser.rows(index)
+            fresh = self._call(rows, x_t[index], t[index], None if free is None else free[index])
+            output = output.index_copy(0, index, fresh.output)
+        self._last = replace(self._last, output=output, x_t=x_t, t=t, free=free)
+        return self._last
 
-    def _call(self, x_t: Tensor, t: Tensor) -> Prediction:
-        self.num_calls += 1
-        self.num_rows += x_t.shape[0]
-        prediction: Prediction = self.denoiser(x_t, t)
+    def _call(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, free: Tensor | None) -> Prediction:
+        self.num_calls += denoiser.calls_per_prediction
+        self.num_rows += denoiser.calls_per_prediction * len(x_t)
+        prediction: Prediction = denoiser(x_t, t, free)
         return prediction

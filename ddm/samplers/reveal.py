@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,27 +11,24 @@ from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction
 from ddm.functional import one_hot
-from ddm.kernels import Absorbing, Kernel
-from ddm.samplers.sampler import Sampler
+from ddm.kernels import Kernel
+from ddm.process import ForwardProcess
+from ddm.samplers.sampler import Sampler, Step
 
 
 class RevealSampler(Sampler):
     """A sampler of the absorbing kernel that reveals tokens by number rather than by chance.
 
     Which of the masked positions are revealed is uniformly random: all have the same reverse
-    rate, so this is how the chain itself chooses. The step is not factorised over positions.
+    rate, so this is how the chain itself chooses. The step is not factorized over positions.
     """
-
-    @abstractmethod
-    def num_revealed(self, prediction: Prediction, s: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Return how many tokens of every sequence the step to s reveals."""
 
     def law(
         self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
     ) -> Float[Tensor, "B L K"]:
-        """Return the marginal law of every token: the posterior of x_0, if it is revealed.
+        """Return the marginal distribution of every token: the posterior of x_0, if revealed.
 
-        Positions are not independent: `draw` reveals a fixed number of them.
+        Positions are not independent: `step` reveals a fixed number of them.
         """
         p = predictions[-1]
         posterior = p.bridge(torch.zeros_like(s))
@@ -39,31 +36,35 @@ class RevealSampler(Sampler):
         masked = (p.x_t == mask_of(p.process.kernel))[..., None]
         return posterior.where(masked, one_hot(p.x_t, posterior.shape[-1], posterior.dtype))
 
-    def draw(
+    def step(
         self,
-        predictions: Sequence[Prediction],
-        s: Float[Tensor, " B"],
+        denoiser: Denoiser,
+        x_t: Int[Tensor, "B L"],
+        step: Step,
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"]:
-        """Reveal a random subset of the masked positions, of the size `num_revealed`."""
-        p = predictions[-1]
-        masked = p.x_t == mask_of(p.process.kernel)
-        u = torch.rand(masked.shape, generator=generator, dtype=torch.float64, device=s.device)
+        """Reveal a random subset of the masked positions, of the size that the step says."""
+        assert step.num is not None
+        masked = x_t == mask_of(denoiser.process.kernel)
+        u = torch.rand(masked.shape, generator=generator, dtype=torch.float64, device=x_t.device)
         # Masked positions in random order first; the rank of a position in that order.
         rank = torch.where(masked, u, 2.0).argsort(-1).argsort(-1)
-        reveal = masked & (rank < self.num_revealed(p, s)[:, None])
-        return torch.where(reveal, super().draw(predictions, s, generator), p.x_t)
+        reveal = masked & (rank < step.num[:, None])
+        drawn = self.draw([denoiser(x_t, step.t, free)], step.s, generator)
+        return torch.where(reveal, drawn, x_t)
 
 
 def mask_of(kernel: Kernel) -> int:
     """Return the mask state.
 
     Raises:
-        ValueError: The kernel has none.
+        ValueError: The kernel has none, or not only jumps to it.
     """
-    if not isinstance(kernel, Absorbing):
+    if not kernel.absorbing or kernel.mask is None:
         raise ValueError(
-            f"`kernel` must be `Absorbing` for a sampler that reveals masked tokens, got "
+            f"`kernel` must be absorbing for a sampler that reveals masked tokens, got "
             f"`{type(kernel).__name__}`; use `Analytic`."
         )
     return kernel.mask
@@ -72,7 +73,7 @@ def mask_of(kernel: Kernel) -> int:
 class KGillespie(RevealSampler):
     """Reveal k tokens per network call; the time is set from the number of masks.
 
-    The sampling schedule says how many: at the time t the share of masks is that of the forward
+    The sampling schedule says how many: at the time t the fraction of masks is that of the forward
     process, rounded to whole tokens, and at least one token is revealed per step. The network is
     called with the time that belongs to the true number of masks.
 
@@ -83,19 +84,19 @@ class KGillespie(RevealSampler):
         https://arxiv.org/abs/2407.21243.
     """
 
-    def grid(
+    def steps(
         self,
-        denoiser: Denoiser,
+        process: ForwardProcess,
         times: Float[Tensor, " T"],
         free: Bool[Tensor, "B L"],
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "M B"]:
-        """Return the times at which the expected number of masks is whole, per sequence.
+    ) -> list[Step]:
+        """Return whole numbers of tokens to reveal, and the times at which they are expected.
 
         Raises:
             ValueError: The kernel has no mask, or there are more steps than free tokens.
         """
-        mask_of(denoiser.process.kernel)
+        mask_of(process.kernel)
         num_free = free.sum(-1)
         steps, most = len(times) - 1, int(num_free.max())
         if steps > most:
@@ -103,28 +104,18 @@ class KGillespie(RevealSampler):
                 f"`times` must have at most one step per token to reveal, got {steps} steps for "
                 f"{most} tokens; use fewer steps."
             )
-        share = denoiser.process.noised_share(times)
-        left = torch.round(num_free * (share / share[0])[:, None]).long()
-        # At least one token per step: leave one for every later step, take one for every earlier.
-        step = torch.arange(steps + 1, device=left.device)[:, None]
-        left = torch.maximum(left, torch.minimum(steps - step, num_free))
-        left = torch.minimum(left, (num_free - step).clamp(min=0))
-        return denoiser.process.time_of_share(share[0] * left / num_free.clamp(min=1))
-
-    def num_revealed(self, prediction: Prediction, s: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Return the whole number by which the expected number of masks falls."""
-        process = prediction.process
-        masks = (prediction.x_t == mask_of(process.kernel)).sum(-1)
-        now, then = process.noised_share(prediction.t), process.noised_share(s)
-        return masks - torch.round(masks * torch.where(now > 0, then / now, 0.0)).long()
+        left = process.masks_left(times, num_free)
+        times = process.time_of_masks(left, num_free)
+        pairs = zip(pairwise(times), -left.diff(dim=0), strict=True)
+        return [Step(t, s, num) for (t, s), num in pairs]
 
 
 class FirstHitting(RevealSampler):
     """Exact simulation of the reverse chain, one token per network call.
 
     The times at which tokens are revealed are drawn beforehand: order statistics of the forward
-    process. The only error left is the network's. The grid of times plays no role; every sequence
-    has its own.
+    process. The only error left is the network's. The times of the schedule play no role; every
+    sequence has its own.
 
     References:
         Masked diffusion models are secretly time-agnostic masked models and exploit inaccurate
@@ -133,27 +124,25 @@ class FirstHitting(RevealSampler):
 
     order: float = float("inf")
 
-    def grid(
+    def steps(
         self,
-        denoiser: Denoiser,
+        process: ForwardProcess,
         times: Float[Tensor, " T"],
         free: Bool[Tensor, "B L"],
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "M B"]:
-        """Return the times at which tokens are revealed, then 0, per sequence.
+    ) -> list[Step]:
+        """Return steps of one token at the times at which tokens are revealed, the last at 0.
 
         Raises:
             ValueError: The kernel has no mask.
         """
-        mask_of(denoiser.process.kernel)
+        mask_of(process.kernel)
         u = torch.rand(free.shape, generator=generator, dtype=torch.float64, device=free.device)
         u = torch.where(free, u, 0.0).sort(-1, descending=True).values.T[: int(free.sum(-1).max())]
-        share = denoiser.process.noised_share(times[:1]) * u
-        return torch.cat([denoiser.process.time_of_share(share), torch.zeros_like(u[:1])])
-
-    def num_revealed(self, prediction: Prediction, s: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Return 1."""
-        return torch.ones_like(s, dtype=torch.long)
+        hits = process.time_at_mask_ratio(process.mask_ratio(times[:1]) * u)
+        hits = torch.cat([hits, hits.new_zeros(1, len(free))])
+        one = torch.ones(len(free), dtype=torch.long, device=free.device)
+        return [Step(t, s, one) for t, s in pairwise(hits)]
 
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return one call per free token, whatever the number of steps."""

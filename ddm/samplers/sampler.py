@@ -1,4 +1,4 @@
-"""The noun `Sampler`: a rule for one step, and the sampling loop, written once."""
+"""The base class of samplers: a rule for one step, and the sampling loop, written once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,29 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, Prediction, chunks
-from ddm.functional import categorical, check_times
+from ddm.functional import categorical, describe
+from ddm.process import ForwardProcess, keep_given
 from ddm.samplers.cache import CallCounter
+from ddm.schedule import Schedule, times_of
 
 CHUNK = 2**22
 """Probabilities held at once while drawing, 32 MiB in float64: bounds the memory of large V."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of every sequence of a batch.
+
+    Attributes:
+        t: Times to start from, (B,).
+        s: Times to land at, (B,), s < t.
+        num: Numbers of tokens to reveal, (B,), for samplers that reveal a number of tokens; None
+            where chance decides.
+    """
+
+    t: Float[Tensor, " B"]
+    s: Float[Tensor, " B"]
+    num: Int[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,30 +102,36 @@ class Sampler(ABC):
         self,
         denoiser: Denoiser,
         x_t: Int[Tensor, "B L"],
-        t: Float[Tensor, " B"],
-        s: Float[Tensor, " B"],
+        step: Step,
         generator: torch.Generator | None = None,
         *,
-        keep: Bool[Tensor, "B L"] | None = None,
+        free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"]:
-        """Carry x_t to x_s, but for the positions to keep; costs one network call per stage."""
+        """Carry x_t down a step, but for the given positions; one network call per stage."""
         predictions: list[Prediction] = []
-        x, now = x_t, t
-        for landing in self.stages(t, s):
-            predictions.append(denoiser(x, now))
-            y, now = self.draw(predictions, landing, generator), landing
-            x = y if keep is None else torch.where(keep, x_t, y)
+        x, now = x_t, step.t
+        for landing in self.stages(step.t, step.s):
+            predictions.append(denoiser(x, now, free))
+            x = keep_given(self.draw(predictions, landing, generator), x_t, free)
+            now = landing
         return x
 
-    def grid(
+    def steps(
         self,
-        denoiser: Denoiser,
+        process: ForwardProcess,
         times: Float[Tensor, " T"],
         free: Bool[Tensor, "B L"],
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "M B"]:
-        """Return the times that every sequence visits; `free` marks positions not clamped."""
-        return times[:, None].expand(-1, free.shape[0])
+    ) -> list[Step]:
+        """Return the steps that every sequence makes.
+
+        Args:
+            process: The forward process of the denoiser.
+            times: The schedule, decreasing from 1 to 0.
+            free: Positions that are generated.
+            generator: Source of randomness, for samplers that draw their steps.
+        """
+        return [Step(t, s) for t, s in pairwise(times[:, None].expand(-1, len(free)))]
 
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return the network calls of `num_steps` steps on sequences of that many free tokens."""
@@ -118,23 +142,22 @@ class Sampler(ABC):
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "B L"],
-        times: Float[Tensor, " T"] | Sequence[float],
+        schedule: Schedule,
         *,
-        prompt: Int[Tensor, "B L"] | None = None,
-        prompt_mask: Bool[Tensor, "B L"] | None = None,
+        free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
         on_state: Callable[[Tensor, Tensor], object] | None = None,
     ) -> Samples:
-        """Carry x from noise to data along `times`: the sampling loop.
+        """Carry x from noise to data along a schedule: the sampling loop.
 
         Args:
             denoiser: The model.
-            x: Tokens drawn from the prior, (B, L), for instance by `kernel.sample_prior`.
-            times: Strictly decreasing from 1 to 0, N + 1 of them for N steps, for instance
-                `SamplingSchedule.times`.
-            prompt: Tokens to keep, (B, L); read where `prompt_mask` is true.
-            prompt_mask: Positions that are clamped to the prompt and never change.
+            x: Noise where it is free, given tokens elsewhere, (B, L), for instance from
+                `process.sample_prior(tokens, free)`.
+            schedule: A schedule, or its decreasing times from 1 to 0: N + 1 of them for N steps.
+            free: Positions that are generated, (B, L), different in every row; the others are given
+                (a prompt at any place, padding) and never change. None if all are free.
             generator: Source of all draws, on the device of x.
             progress: Show a bar.
             on_state: Called with every state x_t, (B, L), and its times t, (B,), the first and the
@@ -144,47 +167,45 @@ class Sampler(ABC):
             The samples and what they cost.
 
         Raises:
-            ValueError: Times, prompt or kernel do not fit, before any network call.
+            TypeError: Tokens are no integers, or the mask is not boolean.
+            ValueError: Schedule, tokens, mask or kernel do not fit, before any network call.
         """
-        times = check_times(times).to(x.device)
-        kernel = denoiser.process.kernel
-        clamp = _check_prompt(prompt, prompt_mask, x, kernel.vocab_size)
-        x = x if prompt is None else torch.where(clamp, prompt, x)
-        keep = None if prompt is None else clamp
-        grid = self.grid(denoiser, times, ~clamp, generator)
+        times, process = times_of(schedule).to(x.device), denoiser.process
+        check_free(free, x, process)
+        everywhere = torch.ones_like(x, dtype=torch.bool) if free is None else free
+        steps = self.steps(process, times, everywhere, generator)
         counter = CallCounter(denoiser)
-        steps = tqdm(pairwise(grid), total=len(grid) - 1, desc="sampling", disable=not progress)
         if on_state is not None:
-            on_state(x, grid[0])
-        for t, s in steps:
-            x = self.step(counter, x, t, s, generator, keep=keep)
+            on_state(x, times[:1].expand(len(x)))
+        for step in tqdm(steps, desc="sampling", disable=not progress):
+            x = self.step(counter, x, step, generator, free=free)
             if on_state is not None:
-                on_state(x, s)
+                on_state(x, step.s)
         return Samples(x, counter.num_calls, counter.num_rows)
 
+    def __repr__(self) -> str:
+        """Show the class and its arguments."""
+        return describe(self)
 
-def _check_prompt(
-    prompt: Tensor | None, prompt_mask: Tensor | None, x: Tensor, vocab_size: int
-) -> Tensor:
-    """Return the positions to clamp."""
-    if (prompt is None) != (prompt_mask is None):
-        raise ValueError(
-            "`prompt` and `prompt_mask` must be given together; the mask marks the positions of "
-            "the prompt that are kept."
+
+def check_free(free: Tensor | None, x: Tensor, process: ForwardProcess) -> None:
+    """Refuse tokens to start from, and a mask of free positions, that do not fit.
+
+    Raises:
+        TypeError: Tokens are no integers, or the mask is not boolean.
+        ValueError: Shapes differ, states are out of range, or a given token is none of the data.
+    """
+    process.kernel.check_tokens(x, "x", noised=True)
+    if free is None:
+        return
+    if free.dtype != torch.bool:
+        raise TypeError(
+            f"`free` must be boolean, true where tokens are generated, got {free.dtype}; convert "
+            "it with `.bool()`."
         )
-    if prompt is None or prompt_mask is None:
-        return torch.zeros_like(x, dtype=torch.bool)
-    for name, tensor in (("prompt", prompt), ("prompt_mask", prompt_mask)):
-        if tensor.shape != x.shape:
-            raise ValueError(
-                f"`{name}` must have the shape {tuple(x.shape)} of the samples, got "
-                f"{tuple(tensor.shape)}; pad it to the full length and mark what counts in "
-                "`prompt_mask`, or cut it."
-            )
-    kept = prompt[prompt_mask.bool()]
-    if kept.numel() and not (0 <= int(kept.min()) and int(kept.max()) < vocab_size):
+    if free.shape != x.shape:
         raise ValueError(
-            f"`prompt` must hold data tokens in 0..{vocab_size - 1}, got values from "
-            f"{int(kept.min())} to {int(kept.max())}; encode it with the model's vocabulary."
+            f"`free` must have the shape {tuple(x.shape)} of the tokens, got {tuple(free.shape)}; "
+            "use `free.expand_as(x)` for the same positions in all rows."
         )
-    return prompt_mask.bool()
+    process.kernel.check_tokens(x[~free][None], "x, where it is given,")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddm.denoisers import Denoiser
 from ddm.files import read_json, write_json
+from ddm.functional import describe
 from ddm.samplers import Sampler
 from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
@@ -89,9 +90,9 @@ class ScheduleOptimizer(ABC):
         denoiser: Denoiser,
         sampler: Sampler,
         x_0: Int[Tensor, "B L"],
-        num_steps: Sequence[int],
+        num_steps: int | Sequence[int],
         *,
-        prompt_mask: Bool[Tensor, " L"] | None = None,
+        free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> Optimised:
@@ -101,11 +102,15 @@ class ScheduleOptimizer(ABC):
             denoiser: The model.
             sampler: The sampler that will be run.
             x_0: Data tokens; more sequences give better schedules.
-            num_steps: Numbers of steps to find schedules for.
-            prompt_mask: Positions of x_0 that will be given in generation, none by default.
+            num_steps: The numbers of steps to find schedules for, or one.
+            free: Positions that are generated, (B, L); the others are given. None if all are free.
             generator: Source of the noise, on the device of x_0.
             progress: Show a bar.
         """
+
+    def __repr__(self) -> str:
+        """Show the class and its arguments."""
+        return describe(self)
 
 
 def schedules_beside(checkpoint: str | Path) -> Path:

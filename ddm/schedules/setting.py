@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ddm.functional import describe
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 
@@ -45,14 +46,3 @@ class Setting:
                 raise ValueError(
                     f"`{name}` must be the one that {purpose}, {found[name]}, got {here}; {remedy}."
                 )
-
-
-def describe(thing: object) -> str:
-    """Return the class name and the plain numbers of an object: what tells two settings apart."""
-    parts = []
-    for name, value in sorted(vars(thing).items()):
-        if isinstance(value, (int, float, str)) and name != "training" and name[0] != "_":
-            parts.append(f"{name}={value}")
-        elif isinstance(value, Sampler):
-            parts.append(f"{name}={describe(value)}")
-    return f"{type(thing).__name__}({', '.join(parts)})"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from ddm.denoisers import Denoiser, times_like
+from ddm.denoisers import Denoiser
+from ddm.functional import times_like
 from ddm.schedules import SamplingSchedule
 
 import torch

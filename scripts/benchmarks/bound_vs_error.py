@@ -30,7 +30,8 @@ from functools import cache, partial
 from itertools import pairwise, product
 from typing import Any
 
-from ddm.denoisers import Prediction, times_like
+from ddm.denoisers import Prediction
+from ddm.functional import times_like
 from ddm.samplers import Analytic, Euler, Sampler, TauLeaping
 from ddm.schedules import KLUB, Hierarchy, Split
 from ddm.schedules.optimal.retention import retention

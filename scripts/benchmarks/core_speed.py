@@ -17,14 +17,14 @@ from multiprocessing import get_context
 
 from ddm.backbones import Transformer
 from ddm.datamodules import CountDown
-from ddm.denoisers import MeanDenoiser, times_like
-from ddm.functional import categorical, stratified_times
+from ddm.denoisers import MeanDenoiser
+from ddm.functional import categorical, stratified_times, times_like
 from ddm.kernels import Absorbing, Gaussian, Kernel, Uniform
 from ddm.losses import NELBO
 from ddm.module import DiscreteDiffusion
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
-from ddm.samplers import Analytic
+from ddm.samplers import Analytic, Step
 
 import torch
 from _report import save
@@ -63,7 +63,9 @@ def sampling_step(kernel: Kernel, pairs: int) -> dict[str, float]:
     x = kernel.sample_prior((64, 256))
     t, s = times_like(0.6, x), times_like(0.5, x)
     with torch.no_grad():
-        return ratio_of(lambda: Analytic().step(denoiser, x, t, s), lambda: network(x, t), pairs)
+        return ratio_of(
+            lambda: Analytic().step(denoiser, x, Step(t, s)), lambda: network(x, t), pairs
+        )
 
 
 def text_memory(kind: Callable[[int], Kernel]) -> dict[str, float]:
@@ -87,7 +89,7 @@ def _text_memory(kind: Callable[[int], Kernel]) -> dict[str, float]:
     before = _peak_bytes()
     begin = time.perf_counter()
     with torch.no_grad():
-        Analytic().step(denoiser, x, t, s)
+        Analytic().step(denoiser, x, Step(t, s))
     size = logits.numel() * logits.element_size()
     return {
         "added_over_logits": (_peak_bytes() - before) / size,

@@ -26,7 +26,8 @@ from typing import Any
 
 from ddm import Absorbing, Kernel, Uniform
 from ddm.datamodules.countdown import sample_chain
-from ddm.denoisers import Denoiser, times_like
+from ddm.denoisers import Denoiser
+from ddm.functional import times_like
 from ddm.metrics import CountDownError
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic, Euler, Sampler

@@ -18,8 +18,9 @@ from typing import Any
 
 from ddm import Absorbing, CostTable, ForwardProcess, Kernel, OptimalSteps, Uniform
 from ddm.datamodules.countdown import countdown_chain
-from ddm.denoisers import ExactDenoiser, Prediction, times_like
+from ddm.denoisers import ExactDenoiser, Prediction
 from ddm.files import read_json
+from ddm.functional import times_like
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import SamplingSchedule, StepCosts
@@ -141,7 +142,9 @@ class Enumerated:
             seen = still_seen(
                 sign_test(self.prediction(below), times[i - 1]), self.mean(ratio, t, below)
             )
-            found[i - 1] = torch.stack([self.marginal(t) @ before, self.marginal(below) @ seen])
+            found[i - 1] = torch.stack(
+                [self.marginal(t) @ before.sum(-1), self.marginal(below) @ seen.sum(-1)]
+            )
         return found
 
     def step(self, law: Tensor, t: float, s: float) -> Tensor:
@@ -268,8 +271,10 @@ def study(
         world = Enumerated(KERNELS[kernel](joint.shape[0]), joint)
         none = torch.zeros(8, joint.ndim, dtype=torch.int64)  # data, which exact costs do not need
         table = ExactSteps(world).table(world.denoiser, Analytic(), none)
+        # The spectral gap of all kernels here is 1; with masks errors are never repaired.
         sigma = world.process.noise.sigma(torch.from_numpy(table.times))
-        tables = candidates(table, world.process.kernel.correlation(sigma).numpy())
+        forgets = 0.0 if world.process.kernel.absorbing else 1.0
+        tables = candidates(table, torch.exp(-forgets * sigma).numpy())
         for n in num_steps:
             times = {key: weighted.schedule(n).times for key, weighted in tables.items()}
             times["uniform"] = SamplingSchedule.uniform(n).times

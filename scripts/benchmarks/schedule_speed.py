@@ -34,10 +34,10 @@ class Timed(Denoiser):
         self.clock = clock
         self.seconds = 0.0
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
+    def forward(self, x_t: Tensor, t: Tensor, free: Tensor | None = None) -> Prediction:
         """Make one timed call."""
         begin = self.clock()
-        prediction: Prediction = self.denoiser(x_t, t)
+        prediction: Prediction = self.denoiser(x_t, t, free)
         self.seconds += self.clock() - begin
         return prediction
 

@@ -24,8 +24,8 @@ from typing import Any, cast
 from ddm import Absorbing, CostTable, ForwardProcess, Gaussian, Kernel, Uniform
 from ddm.backbones import Transformer
 from ddm.datamodules.countdown import sample_chain
-from ddm.denoisers import Denoiser, MeanDenoiser, times_like
-from ddm.functional import stratified_times
+from ddm.denoisers import Denoiser, MeanDenoiser
+from ddm.functional import stratified_times, times_like
 from ddm.losses import NELBO
 from ddm.noise import Geometric, LogLinear, NoiseSchedule
 from ddm.samplers import Analytic, Euler, Sampler, TauLeaping, ThetaTrapezoidal
@@ -68,10 +68,8 @@ class Place:
 
 
 def alpha(process: ForwardProcess, t: Tensor) -> Tensor:
-    """Return how much of a token is left at t: exp(-gap sigma)."""
-    if isinstance(process.kernel, Absorbing):
-        return 1 - process.noised_share(t)
-    return process.kernel.correlation(process.noise.sigma(t))
+    """Return how much of a token is left at t: exp(-gap sigma), with a spectral gap of 1."""
+    return 1 - process.mask_ratio(t)
 
 
 def information(denoiser: Denoiser, x_0: Tensor, times: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ from ddm.samplers.sampler import CHUNK
 class Coupling(ABC):
     """The law of x_m given x_t, for a time m < t; costs no network call."""
 
+    def __repr__(self) -> str:
+        """Show the class."""
+        return f"{type(self).__name__}()"
+
     @abstractmethod
     def draw(
         self,
@@ -59,7 +63,7 @@ class DataCoupling(Coupling):
         width = max(1, CHUNK // (v * len(x_0)))
         pieces = []
         for x, target in zip(prediction.x_t.split(width, 1), x_0.split(width, 1), strict=True):
-            law = process.bridge(one_hot(target, v, torch.float64), x, t, m)
+            law = process.bridge(one_hot(target, v, torch.float64).log(), x, t, m)
             pieces.append(categorical(law, generator))
         return torch.cat(pieces, 1)
 

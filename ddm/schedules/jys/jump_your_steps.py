@@ -10,11 +10,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser, given_prompt
+from ddm.denoisers import Denoiser
 from ddm.functional import gather_made, gather_objects
-from ddm.kernels import Absorbing, Kernel
+from ddm.kernels import Kernel
 from ddm.samplers import KGillespie, Sampler
-from ddm.schedule import SamplingSchedule, check_num_steps
+from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.jys.golden_section import golden_section
 from ddm.schedules.jys.hierarchy import Hierarchy, Split, num_searches
 from ddm.schedules.jys.klub import KLUB, Departure, RevealKLUB, TokenKLUB
@@ -67,9 +67,9 @@ class JumpYourSteps(ScheduleOptimizer):
         denoiser: Denoiser,
         sampler: Sampler,
         x_0: Int[Tensor, "B L"],
-        num_steps: Sequence[int],
+        num_steps: int | Sequence[int],
         *,
-        prompt_mask: Bool[Tensor, " L"] | None = None,
+        free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> Optimised:
@@ -81,9 +81,8 @@ class JumpYourSteps(ScheduleOptimizer):
         """
         if len(x_0) == 0:
             raise ValueError("`x_0` must hold at least one sequence, got none.")
-        if not num_steps:
-            raise ValueError("`num_steps` must hold at least one number of steps, got none.")
-        numbers = sorted({check_num_steps(n) for n in num_steps})
+        denoiser.process.kernel.check_tokens(x_0, "x_0")
+        numbers = step_numbers(num_steps)
         process = denoiser.process
         objective = self.objective or default_objective(process.kernel, sampler)
         facts = {
@@ -91,9 +90,10 @@ class JumpYourSteps(ScheduleOptimizer):
             "objective": repr(objective),
             **asdict(Setting.of(process, sampler)),
         }
-        rows = x_0.split(self.batch_size or len(x_0))
-        batches = [given_prompt(denoiser, batch, prompt_mask) for batch in rows]
-        length = batches[0][1].shape[1]
+        size = self.batch_size or len(x_0)
+        masks = [None] * -(-len(x_0) // size) if free is None else free.split(size)
+        batches = list(zip(x_0.split(size), masks, strict=True))
+        most = x_0.shape[1] if free is None else max(gather_objects(int(free.sum(-1).max())))
         schedules, num_calls = {}, 0
         with tqdm(total=num_searches(numbers), desc="splits", disable=not progress) as bar:
 
@@ -102,17 +102,17 @@ class JumpYourSteps(ScheduleOptimizer):
                 bar.update()
                 if left - right <= objective.spacing:
                     return None
-                gain = _Gain(objective, sampler, batches, (left, right), generator)
+                gain = _Gain(objective, denoiser, sampler, batches, most, (left, right), generator)
                 peak = golden_section(
                     gain, right, left, num_probes=self.num_probes, spacing=objective.spacing
                 )
                 num_calls += len(batches) * (1 + peak.num_probes)
                 return Split(peak.at, peak.value)
 
-            hierarchy = Hierarchy(objective.first(length), 0.0, split)
+            hierarchy = Hierarchy(objective.first(most), 0.0, split)
             for n in numbers:
                 found = hierarchy(n)
-                times = objective.times(process, length, list(found.points))
+                times = objective.times(process, list(found.points))
                 info = {"klub": list(found.gains), "num_calls": num_calls, **facts}
                 schedules[n] = SamplingSchedule(tuple(times), "jump-your-steps", info)
         return Optimised(schedules, num_calls)
@@ -124,14 +124,18 @@ class _Gain:
     def __init__(
         self,
         objective: KLUB,
+        denoiser: Denoiser,
         sampler: Sampler,
-        batches: Sequence[tuple[Denoiser, Tensor]],
+        batches: Sequence[tuple[Tensor, Tensor | None]],
+        most: int,
         step: tuple[float, float],
         generator: torch.Generator | None,
     ) -> None:
         self.objective = objective
+        self.denoiser = denoiser
         self.sampler = sampler
         self.batches = batches
+        self.most = most
         self.step = step
         self.generator = generator
         self.departures: list[Departure] = []
@@ -150,8 +154,16 @@ class _Gain:
     def _measure(self, m: float) -> Tensor:
         if not self.departures:
             self.departures = [
-                self.objective.departure(denoiser, self.sampler, x_0, self.step[0], self.generator)
-                for denoiser, x_0 in self.batches
+                self.objective.departure(
+                    self.denoiser,
+                    self.sampler,
+                    x_0,
+                    self.step[0],
+                    self.generator,
+                    free=free,
+                    most=self.most,
+                )
+                for x_0, free in self.batches
             ]
         nats = [self.objective.between(d, m, self.step[1]) for d in self.departures]
         return torch.cat(nats).cpu()
@@ -161,4 +173,4 @@ def default_objective(kernel: Kernel, sampler: Sampler) -> KLUB:
     """Return the objective that fits a kernel and a sampler."""
     if isinstance(sampler, KGillespie):
         return RevealKLUB()
-    return TokenKLUB() if isinstance(kernel, Absorbing) else KLUB()
+    return TokenKLUB() if kernel.absorbing else KLUB()

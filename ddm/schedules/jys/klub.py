@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddm.denoisers import Denoiser, Prediction, checked_call, chunks, times_like
+from ddm.denoisers import Denoiser, Prediction, checked_call, chunks
 from ddm.functional import positive_log
-from ddm.process import ForwardProcess
+from ddm.process import ForwardProcess, keep_given
 from ddm.samplers import Sampler
 from ddm.samplers.reveal import mask_of
 from ddm.samplers.sampler import CHUNK
@@ -26,6 +26,8 @@ class Departure:
         sampler: The sampler that will be run.
         x_0: Data tokens, (B, L).
         prediction: The network's answer at the left end (x_t, t).
+        free: Positions that are generated, (B, L), or None.
+        most: The number of free tokens of the sequence that has most of them.
         seed: Seed of the noise of every split point: the same noise makes the objective a function.
         order: Uniform numbers, (B, L): masked tokens are revealed in their decreasing order.
             Empty where the objective does not need it.
@@ -35,6 +37,8 @@ class Departure:
     sampler: Sampler
     x_0: Int[Tensor, "B L"]
     prediction: Prediction
+    free: Bool[Tensor, "B L"] | None
+    most: int
     seed: int
     order: Float[Tensor, "..."]
 
@@ -91,6 +95,7 @@ class KLUB:
         x_0: Int[Tensor, "B L"],
         points: tuple[float, float, float],
         *,
+        free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " B"]:
         """Return KLUB for one step and one split point; costs two network calls.
@@ -100,6 +105,7 @@ class KLUB:
             sampler: The sampler that will be run.
             x_0: Data tokens.
             points: The points t > m > s.
+            free: Positions that are generated, (B, L); the others are given. None for all.
             generator: Source of the noise, on the device of x_0.
 
         Returns:
@@ -111,13 +117,13 @@ class KLUB:
         t, m, s = points
         if not t > m > s:
             raise ValueError(f"`points` must decrease strictly, got {points}.")
-        return self.between(self.departure(denoiser, sampler, x_0, t, generator), m, s)
+        return self.between(self.departure(denoiser, sampler, x_0, t, generator, free=free), m, s)
 
-    def first(self, length: int) -> float:
-        """Return the point that sampling starts from."""
+    def first(self, most: int) -> float:
+        """Return the point that sampling of sequences with that many free tokens starts from."""
         return 1.0
 
-    def times(self, process: ForwardProcess, length: int, points: list[float]) -> list[float]:
+    def times(self, process: ForwardProcess, points: list[float]) -> list[float]:
         """Return the times that belong to the points of a schedule."""
         return points
 
@@ -128,13 +134,16 @@ class KLUB:
         x_0: Int[Tensor, "B L"],
         t: float,
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
+        most: int | None = None,
     ) -> Departure:
         """Draw x_t and ask the network there: one network call for a whole search."""
-        time = torch.tensor(t, dtype=torch.float64, device=x_0.device)
-        x_t = denoiser.process.sample(x_0, time, generator)
-        prediction = checked_call(denoiser, x_t, times_like(time, x_0))
+        x_t = denoiser.process.sample(x_0, t, generator, free=free)
+        prediction = checked_call(denoiser, x_t, t, free)
         seed = draw_seed(x_0.device, generator)
-        return Departure(denoiser, sampler, x_0, prediction, seed, torch.empty(0))
+        most = x_0.shape[1] if most is None else most
+        return Departure(denoiser, sampler, x_0, prediction, free, most, seed, torch.empty(0))
 
     def between(self, departure: Departure, m: float, s: float) -> Float[Tensor, " B"]:
         """Return KLUB for the split point m and the right end s; costs one network call."""
@@ -142,7 +151,8 @@ class KLUB:
         now, landing = torch.tensor([m, s], dtype=torch.float64, device=x_0.device)
         kept, noise = departure.prediction, departure.generator()
         x_m = self.coupling.draw(kept, departure.sampler, x_0, now, noise)
-        return self._sum(kept, checked_call(departure.denoiser, x_m, times_like(now, x_0)), landing)
+        x_m = keep_given(x_m, x_0, departure.free)
+        return self._sum(kept, checked_call(departure.denoiser, x_m, now, departure.free), landing)
 
     def divergence(
         self, kept: Prediction, fresh: Prediction, s: Float[Tensor, "..."]
@@ -157,13 +167,15 @@ class KLUB:
         Returns:
             Nats per sequence.
         """
-        process, m = fresh.process, one_time(fresh.t)
-        rate_m = process.reverse_rate(fresh.posterior(), fresh.x_t, m)
-        rate_t = process.reverse_rate(kept_posterior(kept, fresh), fresh.x_t, m)
+        process, m, x_m = fresh.process, one_time(fresh.t), fresh.x_t
+        rate_m, rate_t = (
+            process.reverse_rate(process.ratio(p.log_leave_one_out(), x_m, m), x_m, m)
+            for p in (fresh, kept)
+        )
         nats = rate_m * (positive_log(rate_m) - positive_log(rate_t))  # large, never infinite
         if self.compensator:
             nats = nats - rate_m + rate_t
-        return (m - s) * nats.sum((-1, -2))
+        return (m - s) * fresh.sum_free(nats.sum(-1))
 
     def _sum(self, kept: Prediction, fresh: Prediction, s: Tensor) -> Tensor:
         """Add up the divergences of pieces that fit into memory."""
@@ -173,8 +185,7 @@ class KLUB:
 
     def __repr__(self) -> str:
         """Show what was measured."""
-        name, coupling = type(self).__name__, type(self.coupling).__name__
-        return f"{name}({coupling}(), compensator={self.compensator})"
+        return f"{type(self).__name__}({self.coupling!r}, compensator={self.compensator})"
 
 
 class TokenKLUB(KLUB):
@@ -203,10 +214,11 @@ class TokenKLUB(KLUB):
         self, kept: Prediction, fresh: Prediction, s: Float[Tensor, "..."]
     ) -> Float[Tensor, " B"]:
         """Return the divergence of the laws of x_s, nats per sequence."""
-        process, m = fresh.process, one_time(fresh.t)
-        law_m = process.bridge(fresh.posterior(), fresh.x_t, m, s)
-        law_t = process.bridge(kept_posterior(kept, fresh), fresh.x_t, m, s)
-        return (law_m * (positive_log(law_m) - positive_log(law_t))).sum((-1, -2))
+        m = one_time(fresh.t)
+        law_m, law_t = (
+            fresh.process.bridge(p.log_leave_one_out(), fresh.x_t, m, s) for p in (fresh, kept)
+        )
+        return fresh.sum_free((law_m * (positive_log(law_m) - positive_log(law_t))).sum(-1))
 
 
 class RevealKLUB(TokenKLUB):
@@ -227,15 +239,14 @@ class RevealKLUB(TokenKLUB):
 
     spacing: float = 1.0
 
-    def first(self, length: int) -> float:
+    def first(self, most: int) -> float:
         """Return the number of masks that sampling starts from."""
-        return float(length)
+        return float(most)
 
-    def times(self, process: ForwardProcess, length: int, points: list[float]) -> list[float]:
+    def times(self, process: ForwardProcess, points: list[float]) -> list[float]:
         """Return the times at which the expected numbers of masks are those of the points."""
-        share = torch.tensor(points, dtype=torch.float64) / length
-        one = torch.ones((), dtype=torch.float64)
-        times = process.time_of_share(process.noised_share(one).cpu() * share).tolist()
+        left = torch.tensor(points).round().long()[:, None]
+        times = process.time_of_masks(left, left[0])[:, 0].tolist()
         return [1.0, *times[1:-1], 0.0]
 
     def departure(
@@ -245,48 +256,48 @@ class RevealKLUB(TokenKLUB):
         x_0: Int[Tensor, "B L"],
         t: float,
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
+        most: int | None = None,
     ) -> Departure:
         """Draw an order and the state with t masks, and ask the network there: one call."""
         order = torch.rand(x_0.shape, generator=generator, dtype=torch.float64, device=x_0.device)
-        x_t, time = _revealed(denoiser.process, order, x_0, t)
-        prediction = checked_call(denoiser, x_t, time)
+        if free is not None:
+            order = order.where(free, -1.0)  # given: "revealed" last, and never masked
+        most = int((order >= 0).sum(-1).max()) if most is None else most
+        x_t, time = _revealed(denoiser.process, order, x_0, t, most)
+        prediction = checked_call(denoiser, x_t, time, free)
         seed = draw_seed(x_0.device, generator)
-        return Departure(denoiser, sampler, x_0, prediction, seed, order)
+        return Departure(denoiser, sampler, x_0, prediction, free, most, seed, order)
 
     def between(self, departure: Departure, m: float, s: float) -> Float[Tensor, " B"]:
         """Return KLUB for m masks at the split point and s at the end; costs one network call."""
         kept, x_0, process = departure.prediction, departure.x_0, departure.denoiser.process
         end = torch.zeros((), dtype=torch.float64, device=x_0.device)
         tokens = self.coupling.draw(kept, departure.sampler, x_0, end, departure.generator())
-        x_m, time = _revealed(process, departure.order, tokens, m)
-        landing = process.time_of_share(process.noised_share(time) * (s / m))
-        return self._sum(kept, checked_call(departure.denoiser, x_m, time), landing)
+        tokens = keep_given(tokens, x_0, departure.free)
+        x_m, time = _revealed(process, departure.order, tokens, m, departure.most)
+        landing = process.time_at_mask_ratio(process.mask_ratio(time) * (s / m))
+        fresh = checked_call(departure.denoiser, x_m, time, departure.free)
+        return self._sum(kept, fresh, landing)
 
 
 def _revealed(
-    process: ForwardProcess, order: Tensor, tokens: Tensor, masks: float
+    process: ForwardProcess, order: Tensor, tokens: Tensor, masks: float, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens with the given number of masks, and the times at which it is reached."""
-    num = tokens.shape[1] - round(masks)
-    masked = order.argsort(-1, descending=True).argsort(-1) >= num
-    one = torch.ones(len(tokens), dtype=torch.float64, device=tokens.device)
-    if num == 0:
-        return torch.full_like(tokens, mask_of(process.kernel)), one
-    # Mask times are independent and uniform in the share of masks; the last one to be masked is
-    # the first one to be revealed.
-    latest = order.sort(-1, descending=True).values[:, num - 1]
-    time = process.time_of_share(process.noised_share(one) * latest)
-    return torch.where(masked, mask_of(process.kernel), tokens), time
+    """Return the tokens with the given number of masks, and the times at which it is reached.
 
-
-def kept_posterior(kept: Prediction, fresh: Prediction) -> Float[Tensor, "B L V"]:
-    """Return the posterior of x_0 at (x_m, m) that an analytic step out of (x_t, t) implies.
-
-    The leave-one-out posterior of `kept` multiplied by the likelihood of the token x_m.
+    Rows with fewer free tokens than `most` get their share of the masks.
     """
-    process = kept.process
-    log_p = process.leave_one_out(kept.log_posterior(), kept.x_t, one_time(kept.t))
-    return process.full_posterior(log_p, fresh.x_t, one_time(fresh.t)).exp()
+    num_free = (order >= 0).sum(-1)
+    num = num_free - torch.round(num_free * (masks / most)).long()
+    masked = (order >= 0) & (order.argsort(-1, descending=True).argsort(-1) >= num[:, None])
+    # Mask times are independent and uniform in the mask ratio; the last one to be masked is
+    # the first one to be revealed.
+    latest = order.sort(-1, descending=True).values.gather(-1, (num - 1).clamp(min=0)[:, None])
+    latest = latest.squeeze(-1).clamp(min=0.0).where(num > 0, 1.0)
+    time = process.time_at_mask_ratio(process.mask_ratio(torch.ones_like(latest)) * latest)
+    return torch.where(masked, mask_of(process.kernel), tokens), time
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> int:

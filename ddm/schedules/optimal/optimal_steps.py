@@ -14,6 +14,7 @@ from torch import Tensor
 from ddm.denoisers import Denoiser
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
+from ddm.schedule import step_numbers
 from ddm.schedules.optimal.cost_table import CostTable
 from ddm.schedules.optimal.retention import retention
 from ddm.schedules.optimal.smoothing import choose_width, signed_roots
@@ -66,9 +67,9 @@ class OptimalSteps(ScheduleOptimizer):
         denoiser: Denoiser,
         sampler: Sampler,
         x_0: Int[Tensor, "B L"],
-        num_steps: Sequence[int],
+        num_steps: int | Sequence[int],
         *,
-        prompt_mask: Bool[Tensor, " L"] | None = None,
+        free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> Optimised:
@@ -77,11 +78,11 @@ class OptimalSteps(ScheduleOptimizer):
             denoiser,
             sampler,
             x_0,
-            prompt_mask=prompt_mask,
+            free=free,
             generator=generator,
             progress=progress,
         )
-        schedules = {n: table.schedule(n) for n in num_steps}
+        schedules = {n: table.schedule(n) for n in step_numbers(num_steps)}
         return Optimised(schedules, table.num_calls, table)
 
     def table(
@@ -90,7 +91,7 @@ class OptimalSteps(ScheduleOptimizer):
         sampler: Sampler,
         x_0: Int[Tensor, "B L"],
         *,
-        prompt_mask: Bool[Tensor, " L"] | None = None,
+        free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> CostTable:
@@ -108,7 +109,7 @@ class OptimalSteps(ScheduleOptimizer):
             )
         begin, process = time.monotonic(), denoiser.process
         settings: dict[str, Any] = {
-            "prompt_mask": prompt_mask,
+            "free": free,
             "batch_size": self.batch_size,
             "generator": generator,
             "progress": progress,

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.kernels import DenseKernel, Kernel
 
 LARGEST_WEIGHT = 10.0
 """Largest weight of a token in the estimate of `still_seen`."""
@@ -27,7 +26,7 @@ def retention(errors: Float[Tensor, "B M 2"]) -> Float[Tensor, " T"]:
     An error is repaired when its token is redrawn, or when others are redrawn so that it fits: for
     two letters of which only the parity of L tokens is known it is the contraction of the parity,
     the power L of that of a token whose context does not change. For independent tokens without
-    preferences it is the maximal correlation of the one-token channel, `Kernel.correlation`. Total
+    preferences it is the maximal correlation of the one-token channel. Total
     variation is linear in the probability of an error; the product of contractions of a divergence
     would overstate what is forgotten.
 
@@ -43,7 +42,7 @@ def retention(errors: Float[Tensor, "B M 2"]) -> Float[Tensor, " T"]:
 
 def blind_ratio(
     prediction: Prediction, s: Float[Tensor, ""]
-) -> tuple[Float[Tensor, "B L K"], Float[Tensor, " B"]]:
+) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B L"]]:
     r"""Draw a token blindly at t: how that changes the law of x_s, and how wrong it is before.
 
     Blindly means from the kernel's prior, in a context x_t that is right. The law of the sequence
@@ -52,16 +51,16 @@ def blind_ratio(
 
     Returns:
         `E[f | x_s^i, x_t without i]` for every token x_s^i, and twice the total variation distance
-        of the prior to what the context says of the token, summed over positions.
+        of the prior to what the context says of the token, per position.
     """
     process, kernel = prediction.process, prediction.process.kernel
     sigma_t, sigma_s = process.noise.sigma(prediction.t[0]), process.noise.sigma(s)
-    now = kernel.evolve(_context(prediction), sigma_t)
+    now = kernel.evolve(kernel.on_states(prediction.leave_one_out()), sigma_t)
     # States that the context rules out are lost in rounding; no token is drawn there.
     blind = torch.where(now > 1e-12, kernel.prior().to(now.device), 0.0)
     blind = blind / blind.sum(-1, keepdim=True)
     ratio = torch.where(now > 1e-12, blind / now, 0.0)
-    return _expectation(kernel, ratio, sigma_t - sigma_s), (blind - now).abs().sum((1, 2))
+    return kernel.expect(ratio, sigma_t - sigma_s), (blind - now).abs().sum(-1)
 
 
 def sign_test(prediction: Prediction, s: Float[Tensor, ""]) -> Float[Tensor, "B L K"]:
@@ -71,31 +70,17 @@ def sign_test(prediction: Prediction, s: Float[Tensor, ""]) -> Float[Tensor, "B 
     times the probability in the context, so that a sum over tokens is an expectation.
     """
     process, kernel = prediction.process, prediction.process.kernel
-    expected = kernel.evolve(_context(prediction), process.noise.sigma(s))
+    expected = kernel.evolve(kernel.on_states(prediction.leave_one_out()), process.noise.sigma(s))
     return expected * torch.sign(kernel.prior().to(expected.device) - expected)
 
 
-def still_seen(test: Float[Tensor, "B L K"], ratio: Float[Tensor, "B L K"]) -> Float[Tensor, " B"]:
+def still_seen(test: Float[Tensor, "B L K"], ratio: Float[Tensor, "B L K"]) -> Float[Tensor, "B L"]:
     """Return what `sign_test` at s sees of tokens drawn blindly at t, see `blind_ratio`.
 
     In the mean at most twice the total variation distance at s of the laws of whole sequences,
-    summed over positions. Weights are cut, so that one token whose context has changed its mind
+    per position. Weights are cut, so that one token whose context has changed its mind
     does not outvote the batch.
     """
     weight = (test.abs() * ratio).sum(-1, keepdim=True)
     cut = ratio * (LARGEST_WEIGHT / weight).clamp(max=1.0)
-    return (test * (cut - 1.0)).sum((1, 2))
-
-
-def _context(prediction: Prediction) -> Float[Tensor, "B L V"]:
-    """Return what all other tokens say of x_0^i."""
-    p = prediction
-    return p.process.leave_one_out(p.log_posterior(), p.x_t, p.t).exp()
-
-
-def _expectation(kernel: Kernel, f: Tensor, sigma: Tensor) -> Tensor:
-    """Return E[f(y)] for y drawn from P(sigma)[x, :], for every state x."""
-    if isinstance(kernel, DenseKernel):
-        return f @ kernel.transition(sigma).mT
-    prior = kernel.prior().to(f.device)  # detailed balance: pi(x) P[x, y] = pi(y) P[y, x]
-    return kernel.evolve(f * prior, sigma) / prior
+    return (test * (cut - 1.0)).sum(-1)

@@ -13,16 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import (
-    Denoiser,
-    Prediction,
-    checked_call,
-    chunks,
-    given_prompt,
-    times_like,
-)
+from ddm.denoisers import Denoiser, Prediction, checked_call, chunks
 from ddm.functional import gather_made
-from ddm.kernels import Absorbing
 from ddm.samplers.sampler import CHUNK
 from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
 
@@ -91,7 +83,7 @@ def measure_step_costs(
     x_0: Int[Tensor, "B L"],
     times: Float[Tensor, " T"],
     *,
-    prompt_mask: Bool[Tensor, " L"] | None = None,
+    free: Bool[Tensor, "B L"] | None = None,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -114,7 +106,8 @@ def measure_step_costs(
         denoiser: The model.
         x_0: Data tokens.
         times: Increasing grid from 0 to 1.
-        prompt_mask: Positions that are given: they stay clean and cost nothing.
+        free: Positions that are generated, (B, L); the others are given: they stay clean and cost
+            nothing. None if all are free.
         batch_size: Sequences per network call; by default all of them.
         generator: Source of the forward noise, on the device of x_0.
         progress: Show a bar.
@@ -127,7 +120,10 @@ def measure_step_costs(
     if len(times) < 2 or times[0] != 0 or times[-1] != 1 or (times.diff() <= 0).any():
         raise ValueError("`times` must increase strictly from 0 to 1, at least two of them.")
     times = times.to(x_0.device, torch.float64)
-    batches = x_0.split(batch_size or len(x_0))
+    denoiser.process.kernel.check_tokens(x_0, "x_0")
+    size = batch_size or len(x_0)
+    masks = [None] * -(-len(x_0) // size) if free is None else free.split(size)
+    batches = list(zip(x_0.split(size), masks, strict=True))
     bar: tqdm[Any] = tqdm(
         total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
     )
@@ -135,10 +131,9 @@ def measure_step_costs(
     def measured() -> list[tuple[Tensor, Tensor]]:
         mine = []
         with torch.no_grad(), bar:
-            for batch in batches:
-                given, free = given_prompt(denoiser, batch, prompt_mask)
-                path = given.process.sample_path(free, times[1:], generator)
-                rows = zip(*_rows(given, free, path, times, bar), strict=True)
+            for tokens, mask in batches:
+                path = denoiser.process.sample_path(tokens, times[1:], generator, free=mask)
+                rows = zip(*_rows(denoiser, tokens, mask, path, times, bar), strict=True)
                 nats, errors = (torch.stack(row, 1).cpu() for row in rows)
                 mine.append((torch.nn.functional.pad(nats, (0, 0, 1, 0)), errors))
         return mine
@@ -149,24 +144,29 @@ def measure_step_costs(
 
 
 def _rows(
-    denoiser: Denoiser, x_0: Tensor, path: Tensor, times: Tensor, bar: tqdm[Any]
+    denoiser: Denoiser,
+    x_0: Tensor,
+    free: Tensor | None,
+    path: Tensor,
+    times: Tensor,
+    bar: tqdm[Any],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield nats (B, M + 1) and errors (B, 2) of the steps from t_1, t_2, ...."""
-    repairs = not isinstance(denoiser.process.kernel, Absorbing)  # a revealed token stays
+    repairs = not denoiser.process.kernel.absorbing  # a revealed token stays
     below: Prediction | None = None
     for i in range(1, len(times)):
-        prediction = checked_call(denoiser, path[i - 1], times_like(times[i], x_0))
+        prediction = checked_call(denoiser, path[i - 1], times[i], free)
         row = torch.zeros(len(x_0), len(times), dtype=torch.float64, device=x_0.device)
         errors, first = row[:, :2].clone(), 0
         judge = prediction if below is None else below  # near t = 0 the only context is its own
         for piece, piece_below in chunks([prediction, judge], CHUNK):
-            p, width = piece.double(), piece.x_t.shape[1]
-            target = x_0[:, first : first + width]
-            row[:, :i] += step_costs(p, target, times[:i]).T
+            width = piece.x_t.shape[1]
+            row[:, :i] += step_costs(piece, x_0[:, first : first + width], times[:i]).T
             if repairs:
-                ratio, before = blind_ratio(p, times[i - 1])
+                ratio, before = blind_ratio(piece.double(), times[i - 1])
                 test = sign_test(piece_below.double(), times[i - 1])
-                errors += torch.stack([before, still_seen(test, ratio)], -1)
+                after = still_seen(test, ratio)
+                errors += torch.stack([piece.sum_free(before), piece.sum_free(after)], -1)
             first += width
         if repairs:
             below = prediction
@@ -180,15 +180,16 @@ def step_costs(
     """Return `KL( q(x_s | x_t, x_0) || p(x_s | x_t) )` of the analytic step to each of the times s.
 
     No network call: the divergence between the bridges of x_0 and of its posterior, in nats per
-    sequence.
+    sequence, summed over free positions.
 
     Args:
-        prediction: The network's answer at one time t, the same for all sequences, float64.
+        prediction: The network's answer at one time t, the same for all sequences.
         x_0: Data tokens.
         s: Times to land at, each below t.
     """
     p = prediction
-    return p.process.bridge_divergence(p.posterior(), x_0, p.x_t, p.t[0], s)
+    nats = p.process.bridge_divergence(p.log_leave_one_out(), x_0, p.x_t, p.t[0], s)
+    return p.sum_free(nats)
 
 
 def loss_curve_costs(curve: Float[np.ndarray, " L"]) -> Float[np.ndarray, "T T"]:

@@ -1,0 +1,58 @@
+"""What a batch of any trainer says: its tokens, and which of them are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def tokens_of(batch: Any) -> Int[Tensor, "B L"]:  # noqa: ANN401
+    """Return the tokens of a batch as int64.
+
+    They are the batch itself, its entry "tokens" or "input_ids", or the first of several parts.
+
+    Raises:
+        TypeError: There are none, or they are no integers.
+        ValueError: They do not have the shape (B, L).
+    """
+    tokens = batch
+    if isinstance(batch, Mapping):
+        tokens = batch.get("tokens", batch.get("input_ids"))
+    elif isinstance(batch, (list, tuple)) and batch:
+        tokens = batch[0]
+    if not isinstance(tokens, Tensor):
+        keys = f"the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else repr(batch)
+        raise TypeError(
+            'a batch must be a tensor of tokens, begin with one, or hold it as "tokens" or '
+            f'"input_ids", got {type(batch).__name__} with {keys[:200]}; say how to get tokens '
+            "out of it."
+        )
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise TypeError(
+            f"`tokens` must be integers, got {tokens.dtype}; say how to get them out of a batch."
+        )
+    if tokens.ndim != 2:
+        raise ValueError(
+            f"`tokens` must have the shape (B, L), got {tuple(tokens.shape)}; say how to get them "
+            "out of a batch."
+        )
+    return tokens.long()
+
+
+def free_of(batch: Any) -> Bool[Tensor, "B L"] | None:  # noqa: ANN401
+    """Return the positions of a batch that are generated, None if all are.
+
+    The entry "free" says so; padding, where the entry "attention_mask" is 0, is never generated.
+    """
+    if not isinstance(batch, Mapping):
+        return None
+    masks = [batch[key].bool() for key in ("free", "attention_mask") if key in batch]
+    if not masks:
+        return None
+    shape = tokens_of(batch).shape
+    free = masks[0] if len(masks) == 1 else masks[0] & masks[1]
+    return free.expand(shape)
