@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -22,6 +23,16 @@ class RevealSampler(Sampler):
     Which of the masked positions are revealed is uniformly random: all have the same reverse
     rate, so this is how the chain itself chooses. The step is not factorized over positions.
     """
+
+    @abstractmethod
+    def steps(
+        self,
+        process: ForwardProcess,
+        times: Float[Tensor, " T"],
+        free: Bool[Tensor, "B L"],
+        generator: torch.Generator | None = None,
+    ) -> list[Step]:
+        """Return the steps, with the numbers of tokens that they reveal."""
 
     def law(
         self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
