@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ddm.functional import expand_right, positive_log
-from ddm.kernels import Kernel
+from ddm.kernels import Kernel, Rows, SparseKernel
 from ddm.noise import NoiseSchedule
 
 
@@ -125,6 +125,20 @@ class ForwardProcess(nn.Module):
         stays = total == 0
         law = law / total.masked_fill(stays, 1.0)
         return law.scatter_add_(-1, x_t[..., None], stays.to(law.dtype))
+
+    def sample_bridge(
+        self,
+        log_p: Rows,
+        x_t: Int[Tensor, "B L"],
+        t: Float[Tensor, "..."],
+        s: Float[Tensor, "..."],
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"] | None:
+        """Draw x_s given x_t without all of `bridge`; None if the kernel knows no such way."""
+        if not isinstance(self.kernel, SparseKernel):
+            return None
+        levels = self._level(t, x_t), self._level(s, x_t)
+        return self.kernel.sample_bridge(log_p, x_t, *levels, generator)
 
     def bridge_divergence(
         self,

@@ -8,7 +8,8 @@ import torch
 
 from cases import ONE_WAY, REVERSIBLE, each_kernel
 from ddm.denoisers import LogRatio
-from ddm.kernels import Absorbing, DenseKernel, Gaussian, Kernel, Uniform
+from ddm.kernels import Absorbing, DenseKernel, Gaussian, Kernel, Uniform, log_sums
+from ddm.kernels.log_sums import LogSums
 from ddm.noise import Exponential, LogLinear
 from ddm.process import ForwardProcess
 from ddm.schedule import SamplingSchedule
@@ -497,3 +498,32 @@ def test_check_tokens(tokens, error, message):
     for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64):
         kernel.check_tokens(torch.tensor([[0, 1, 3]], dtype=dtype))
     kernel.check_tokens(torch.tensor([[0, 2, 3]]), noised=True)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_log_sums(scale, monkeypatch):
+    """Sums from counts in bins are those term by term, to 1e-6 per term, for all ratios a / b."""
+    log_p = torch.log_softmax(scale * torch.randn(2, 3, 5000, generator=seeded()), -1)
+    log_p[0, 0, 7] = -torch.inf  # a forbidden token
+    binned = LogSums(log_p)
+    monkeypatch.setattr(log_sums, "EXACT", 5000)
+    exact = LogSums(log_p)
+    for ratio in (1e-12, 1e-3, 1.0, 1e3, 1e6, 1e12):
+        a, b = level(1.0), level(1.0 / ratio)
+        close(binned(a, b) / 5000, exact(a, b) / 5000, 1e-6)
+    expected = torch.log(0.3 * log_p.double().exp() + 0.2).sum(-1)
+    close(exact(level(0.3), level(0.2)), expected)
+
+
+@pytest.mark.parametrize("scale", [0.5, 5.0])
+def test_uniform_divergence_of_a_large_vocabulary(scale):
+    """With counted log probabilities it is the general divergence, to 1e-5 nats per token."""
+    kernel = Uniform(3000)
+    generator = seeded()
+    x_0 = torch.randint(3000, (2, 3), generator=generator)
+    x_t = kernel.sample(x_0, level(1.3), generator)
+    x_t[0] = x_0[0]
+    log_p = scale * torch.randn(2, 3, 3000, generator=generator)
+    levels = torch.tensor([1.1, 0.4, 1e-3, 0.0], dtype=torch.float64)
+    actual = kernel.bridge_divergence(log_p, x_0, x_t, level(1.3), levels)
+    close(actual, Kernel.bridge_divergence(kernel, log_p, x_0, x_t, level(1.3), levels), 1e-5)

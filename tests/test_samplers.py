@@ -1,8 +1,10 @@
 import functools
 import inspect
 import math
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,11 +27,12 @@ from ddm.denoisers import (
     Denoiser,
     ExactDenoiser,
     LogLeaveOneOut,
+    LogPosterior,
     LogRatio,
     MeanDenoiser,
     ScoreDenoiser,
 )
-from ddm.kernels import Absorbing, Gaussian, Uniform
+from ddm.kernels import Absorbing, Gaussian, Uniform, sparse
 from ddm.losses import NELBO
 from ddm.noise import Constant, Cosine, Geometric, LogLinear
 from ddm.process import ForwardProcess
@@ -302,6 +305,28 @@ def test_draws_have_the_law(kernel, sampler, monkeypatch):
         for row, law in zip(index, matrix, strict=True):
             # Fourier transforms leave 1e-17 where the chain cannot go.
             assert_frequencies(frequencies(row, len(x)), torch.where(law < 1e-13, 0.0, law))
+
+
+@pytest.mark.parametrize("kernel", [Absorbing(3), Absorbing(4, mask=1), Uniform(3)], ids=label)
+@pytest.mark.parametrize("form", [LogLeaveOneOut, LogPosterior, LogRatio], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(("t", "s"), [(0.9, 0.4), (0.9, 0.89), (0.3, 0.0), (1.0, 0.0)])
+def test_sparse_draws_have_the_law(kernel, form, t, s, monkeypatch):
+    """Analytic steps that touch what changes draw from the law that the general path states.
+
+    For any network, token by token and at other times in other rows (chi-square at 1e-6).
+    """
+    monkeypatch.setattr(sparse, "CHUNK", 20_000)
+    num, times = 20_000, torch.tensor([t, 0.5 * (t + s)], dtype=torch.float64)
+    (few,) = random_predictions(kernel, Constant(2.0), t, form, num=1, batch=2)
+    when = times.repeat_interleave(num)
+    whole = form(
+        few.process, few.output.repeat_interleave(num, 0), few.x_t.repeat_interleave(num, 0), when
+    )
+    law = Analytic().law([replace(few, t=times)], at(s, 2))
+    drawn = Analytic().draw([whole], at(s, 2 * num), seeded()).reshape(2, num, LENGTH)
+    for b, i in np.ndindex(2, LENGTH):
+        counts = frequencies(drawn[b, :, i], kernel.num_states)
+        assert_frequencies(counts, torch.where(law[b, i] < 1e-13, 0.0, law[b, i]))
 
 
 @each_factorised

@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.functional import all_but_one, normalized, one_hot
-from ddm.kernels.kernel import Kernel
+from ddm.kernels.sparse import Rows, SparseKernel
 
 
-class Absorbing(Kernel):
+class Absorbing(SparseKernel):
     r"""Masked diffusion: every token jumps to the mask state at rate 1 and stays there.
 
     `P(sigma)[x, y] = exp(-sigma) 1[x = y] + (1 - exp(-sigma)) 1[y = mask]`.
@@ -107,3 +107,17 @@ class Absorbing(Kernel):
         """Mask every token with probability 1 - exp(-sigma)."""
         u = torch.rand(x.shape, generator=generator, dtype=torch.float64, device=x.device)
         return torch.where(u < -torch.expm1(-sigma), self.mask, x)
+
+    def sample_bridge(
+        self,
+        log_p: Rows,
+        x_t: Int[Tensor, "B L"],
+        sigma_t: Float[Tensor, "..."],
+        sigma_s: Float[Tensor, "..."],
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        """Reveal every mask with probability 1 - (1 - exp(-sigma_s)) / (1 - exp(-sigma_t))."""
+        u = torch.rand(x_t.shape, generator=generator, dtype=torch.float64, device=x_t.device)
+        reveal = (x_t == self.mask) & (u * torch.expm1(-sigma_t) <= torch.expm1(-sigma_s))
+        index = reveal.nonzero()
+        return x_t.index_put(tuple(index.T), self.draw_tokens(log_p, index, generator))

@@ -7,10 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.functional import all_but_one, normalized, one_hot, positive_log
-from ddm.kernels.kernel import LOST, Kernel
+from ddm.kernels.kernel import LOST
+from ddm.kernels.log_sums import LogSums
+from ddm.kernels.sparse import Rows, SparseKernel
 
 
-class Uniform(Kernel):
+class Uniform(SparseKernel):
     r"""Uniform diffusion: at rate 1 a token is replaced by a uniformly drawn one.
 
     `Q = 1 1^T / V - I` and `P(sigma) = exp(-sigma) I + (1 - exp(-sigma)) 1 1^T / V`.
@@ -86,11 +88,11 @@ class Uniform(Kernel):
         sigma_t: Float[Tensor, ""],
         sigma_s: Float[Tensor, " J"],
     ) -> Float[Tensor, "J B L"]:
-        """Return the divergence in one logarithm per state: the bridge has three values."""
-        v, p = self.num_states, self.normalize(log_p.double())
-        same = x_0 == x_t
-        p_0 = p.gather(-1, x_0[..., None]).squeeze(-1)
-        p_t = p.gather(-1, x_t[..., None]).squeeze(-1)
+        """Return the divergence: the bridge has three values, and one sum over all states."""
+        v, same = self.num_states, x_0 == x_t
+        total = log_p.logsumexp(-1, keepdim=True)
+        log_sums = LogSums(log_p - total)
+        p_0, p_t = (self.log_prob(log_p, x).double().exp() for x in (x_0, x_t))
         noised = -torch.expm1(-sigma_t) / v
         likelihood = torch.exp(-sigma_t) * same + noised
         rows = []
@@ -101,8 +103,9 @@ class Uniform(Kernel):
             q_rest = other * other_after / likelihood
             q_0 = (keep + other) * (other_after + keep_after * same) / likelihood
             q_t = other * (other_after + keep_after) / likelihood
-            cross = q_rest * positive_log(p * keep + other).sum(-1)
-            cross = cross + (q_0 - q_rest) * positive_log(p_0 * keep + other)
+            cross = (q_0 - q_rest) * positive_log(p_0 * keep + other)
+            if other > 0:  # at s = 0 there is no other token
+                cross = cross + q_rest * log_sums(keep, other)
             moved = (q_t - q_rest) * positive_log(p_t * keep + other)
             cross = cross + moved.where(~same, 0.0)
             rows.append(q_0 * torch.log(keep + other) + (1 - q_0) * positive_log(other) - cross)
@@ -118,3 +121,41 @@ class Uniform(Kernel):
         u = torch.rand(x.shape, generator=generator, dtype=torch.float64, device=x.device)
         y = torch.randint(self.num_states, x.shape, generator=generator, device=x.device)
         return torch.where(u < -torch.expm1(-sigma), y, x)
+
+    def sample_bridge(
+        self,
+        log_p: Rows,
+        x_t: Int[Tensor, "B L"],
+        sigma_t: Float[Tensor, "..."],
+        sigma_s: Float[Tensor, "..."],
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        r"""Draw whether the token stays, else whether it is noise, else from the posterior.
+
+        With `keep = exp(-sigma_s)`, `m = keep p + (1 - keep) / V` and `after = exp(sigma_s -
+        sigma_t)` the bridge is a mixture: it stays with the weight `after m(x_t)`, and is drawn
+        anew from m with the weight `(1 - after) / V`. A number u that decides alike for all m(x_t)
+        between its bounds, at p = 0 and 1, needs no posterior.
+        """
+        v, shape = self.num_states, x_t.shape
+        keep, after = torch.exp(-sigma_s), torch.exp(sigma_s - sigma_t)
+        noised, moves = -torch.expm1(-sigma_s) / v, -torch.expm1(sigma_s - sigma_t) / v
+        keep, after, noised, moves = (a.expand(shape) for a in (keep, after, noised, moves))
+
+        def rand() -> Tensor:
+            return torch.rand(shape, generator=generator, dtype=torch.float64, device=x_t.device)
+
+        # Stay if u moves < (1 - u) after m(x_t): odds, so that m need not be divided by anything.
+        u = rand()
+        at_most, at_least = after * (keep + noised), after * noised
+        goes = u * moves >= (1 - u) * at_most
+        index = (~goes & (u * moves >= (1 - u) * at_least)).nonzero()
+        for part in index.split(self.num_at_once):
+            where = tuple(part.T)
+            p = self.log_prob(log_p(*where), x_t[where]).exp()
+            m = keep[where] * p + noised[where]
+            goes[where] = u[where] * moves[where] >= (1 - u[where]) * after[where] * m
+        anew = torch.randint(v, shape, generator=generator, device=x_t.device)
+        index = (goes & (rand() < keep)).nonzero()
+        anew[tuple(index.T)] = self.draw_tokens(log_p, index, generator)
+        return torch.where(goes, anew, x_t)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
@@ -29,3 +30,18 @@ class Analytic(Sampler):
     ) -> Float[Tensor, "B L K"]:
         """Return the bridge law at s."""
         return predictions[-1].bridge(s)
+
+    def draw(
+        self,
+        predictions: Sequence[Prediction],
+        s: Float[Tensor, " B"],
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        """Draw from the bridge, at the tokens that change where the kernel knows which do."""
+        p = predictions[-1]
+
+        def log_p(rows: Tensor, columns: Tensor) -> Tensor:
+            return p.at(rows, columns).double().log_leave_one_out()[:, 0]
+
+        drawn = p.process.sample_bridge(log_p, p.x_t, p.t, s, generator)
+        return super().draw(predictions, s, generator) if drawn is None else drawn

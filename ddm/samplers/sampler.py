@@ -14,12 +14,10 @@ from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, Prediction, chunks
 from ddm.functional import categorical, describe
+from ddm.kernels.sparse import CHUNK
 from ddm.process import ForwardProcess, keep_given
 from ddm.samplers.cache import CallCounter
 from ddm.schedule import Schedule, times_of
-
-CHUNK = 2**22
-"""Probabilities held at once while drawing, 32 MiB in float64: bounds the memory of large V."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ddm.denoisers import Prediction
 from ddm.functional import categorical, one_hot
+from ddm.kernels.sparse import CHUNK
 from ddm.samplers import Sampler
-from ddm.samplers.sampler import CHUNK
 
 
 class Coupling(ABC):

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, Prediction, checked_call, chunks
 from ddm.functional import gather_made
-from ddm.samplers.sampler import CHUNK
+from ddm.kernels.sparse import CHUNK
 from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
 
 
