@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
     """Write a JSON file so that a reader sees the old file or the new one, never a part."""
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1))
+        unfinished.write_text(json.dumps(content, separators=(",", ":")))
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -14,6 +14,9 @@ import numpy as np
 import scipy.linalg
 import scipy.stats
 import torch
+from problems import kl as kl  # scripts/benchmarks/problems.py enumerates, too
+from problems import product_law, sequences
+from problems import random_joint as random_joint
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction
@@ -47,17 +50,6 @@ def rate_matrix(kernel: Kernel) -> Tensor:
 def expm(kernel: Kernel, sigma: float | Tensor) -> Tensor:
     """Return exp(sigma Q), (K, K)."""
     return torch.from_numpy(scipy.linalg.expm(float(sigma) * rate_matrix(kernel).numpy()))
-
-
-def sequences(num_states: int, length: int) -> Tensor:
-    """Return all sequences, (S, L)."""
-    return torch.cartesian_prod(*[torch.arange(num_states)] * length).reshape(-1, length)
-
-
-def random_joint(vocab_size: int, length: int, coupling: float = 1.0, seed: int = 0) -> Tensor:
-    """Return a law with full support, L axes of size V; coupling 0 is uniform."""
-    logits = torch.randn(vocab_size**length, generator=seeded(seed), dtype=torch.float64)
-    return torch.softmax(coupling * logits, 0).reshape([vocab_size] * length)
 
 
 def on_states(process: ForwardProcess, joint: Tensor) -> Tensor:
@@ -144,12 +136,6 @@ def correlation(kernel: Kernel, sigma: Tensor) -> Tensor:
 # Laws of samplers --------------------------------------------------------------------------------
 
 
-def product_law(law: Tensor) -> Tensor:
-    """Return the law of whole sequences (B, S) from independent tokens (B, L, K)."""
-    x = sequences(law.shape[-1], law.shape[1])
-    return torch.stack([law[:, i, x[:, i]] for i in range(x.shape[1])]).prod(0)
-
-
 def step_matrix(sampler: Sampler, denoiser: Denoiser, t: float, s: float, length: int) -> Tensor:
     """Return the transition matrix of one step of a factorised sampler, (S, S).
 
@@ -230,12 +216,6 @@ def _keep(joint: Tensor, axes: Collection[int]) -> Tensor:
 def total_variation(p: Tensor, q: Tensor) -> float:
     """Return the total variation distance."""
     return float((p.flatten() - q.flatten()).abs().sum() / 2)
-
-
-def kl(p: Tensor, q: Tensor) -> float:
-    """Return KL(p || q) in nats."""
-    p, q = p.flatten(), q.flatten()
-    return float((torch.xlogy(p, p) - torch.xlogy(p, q)).sum())
 
 
 def entropy(p: Tensor) -> float:

@@ -1,24 +1,24 @@
 """What do exactness and generality cost? Ratios to the bare operations, measured side by side.
 
-Four questions: one sampling step against the bare network call; memory that a step adds at text
-size; training through Lightning against a hand-written loop; the exact categorical draw against
-Gumbel noise. Prints a table and writes docs/results/core_speed.json.
+Three questions: one sampling step against the bare network call; memory that a step adds at text
+size; training through Lightning against a hand-written loop. Prints a table and writes
+docs/results/core_speed.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 from ddm.backbones import Transformer
 from ddm.datamodules import CountDown
 from ddm.denoisers import MeanDenoiser
-from ddm.functional import categorical, stratified_times, times_like
+from ddm.functional import stratified_times, times_like
 from ddm.kernels import Absorbing, Gaussian, Kernel, Uniform
 from ddm.losses import NELBO
 from ddm.module import DiscreteDiffusion
@@ -27,10 +27,12 @@ from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Step
 
 import torch
-from _report import save
+from _report import finish, parse
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from tqdm import tqdm
+
+QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 
 
 def ratio_of(
@@ -44,15 +46,14 @@ def ratio_of(
         bare()
         middle = time.perf_counter()
         ours()
-        end = time.perf_counter()
-        ratios.append((end - middle) / (middle - begin))
         seconds.append(middle - begin)
-    return {
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "bare_seconds": statistics.median(seconds),
-    }
+        ratios.append((time.perf_counter() - middle) / seconds[-1])
+    return summary(ratios) | {"bare_seconds": statistics.median(seconds)}
+
+
+def summary(ratios: Sequence[float]) -> dict[str, float]:
+    """Return median, least and largest ratio."""
+    return {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
 
 
 def sampling_step(kernel: Kernel, pairs: int) -> dict[str, float]:
@@ -86,20 +87,12 @@ def _text_memory(kind: Callable[[int], Kernel]) -> dict[str, float]:
     denoiser = MeanDenoiser(Given(), ForwardProcess(kernel, LogLinear()))
     x = kernel.sample_prior((1, 1)).expand(8, 1024)
     t, s = times_like(0.6, x), times_like(0.5, x)
-    before = _peak_bytes()
-    begin = time.perf_counter()
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     with torch.no_grad():
         Analytic().step(denoiser, x, Step(t, s))
-    size = logits.numel() * logits.element_size()
-    return {
-        "added_over_logits": (_peak_bytes() - before) / size,
-        "logits_gib": size / 2**30,
-        "step_seconds": time.perf_counter() - begin,
-    }
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds, size = time.perf_counter() - begin, logits.numel() * logits.element_size()
+    added = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return {"added_over_logits": added / size, "logits_gib": size / 2**30, "step_seconds": seconds}
 
 
 def training(pairs: int, steps: int = 20) -> dict[str, float]:
@@ -133,35 +126,19 @@ def training(pairs: int, steps: int = 20) -> dict[str, float]:
 
     def with_lightning() -> float:
         clock = Clock()
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            callbacks=[clock],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        off: dict[str, Any] = dict.fromkeys(QUIET, False)
+        trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=[clock], **off)
         module = DiscreteDiffusion(kernel, network, length=length, optimizer=torch.optim.AdamW)
         trainer.fit(module, data.train_dataloader())
         return clock.seconds
 
     by_hand(), with_lightning()
-    ratios = [by_hand() / with_lightning() for _ in tqdm(range(pairs), leave=False)]
-    return {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+    return summary([by_hand() / with_lightning() for _ in tqdm(range(pairs), leave=False)])
 
 
-def gumbel_argmax(probs: Tensor) -> Tensor:
-    """Draw by the Gumbel trick in float64, the usual remedy for float32 Gumbel noise."""
-    u = torch.rand(probs.shape, dtype=torch.float64)
-    return (probs.double().log() - (-u.log()).log()).argmax(-1)
-
-
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--pairs", type=int, default=7, help="paired repetitions of each timing")
-    pairs = parser.parse_args().pairs
+    pairs = parse(__doc__, args, pairs=(7, "paired repetitions of each timing")).pairs
     results = {}
     for kernel in (Absorbing(28), Uniform(28), Gaussian(28)):
         name = type(kernel).__name__.lower()
@@ -169,13 +146,9 @@ def main() -> None:
     for kind in (Absorbing, Uniform):
         results[f"memory of a step over logits, {kind.__name__.lower()}"] = text_memory(kind)
     results["training throughput over hand-written loop"] = training(max(3, pairs // 2))
-    for shape in ((64, 256, 28), (8, 128, 4096)):
-        probs = torch.rand(shape).softmax(-1)
-        draw, trick = partial(categorical, probs), partial(gumbel_argmax, probs)
-        results[f"Gumbel-argmax over exact draw, {shape}"] = ratio_of(trick, draw, 3 * pairs)
     for name, values in results.items():
         print(f"{name:55s}", *(f"{key} {value:.3g}" for key, value in values.items()), sep="  ")
-    save("core_speed", {"results": results})
+    finish("core_speed", {"results": results})
 
 
 if __name__ == "__main__":

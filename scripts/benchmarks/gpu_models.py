@@ -1,9 +1,9 @@
 """Do the schedules help models of full size? Needs a GPU; `make results-gpu` runs it.
 
-Trains, side by side, CountDown at the size of Jump Your Steps (V = 32, L = 256) with three kernels,
-and Fashion-MNIST with all 256 levels; then finds the optimal schedules of every model and evaluates
-it like scripts/benchmarks/trained_models.py: uniform, cosine, JYS and optimal schedules from the
-same initial noise, 3 seeds. Models and logs stay in runs/gpu/; an interrupted run goes on with the
+Trains, side by side, CountDown at the size of Jump Your Steps (V = 32, L = 256) with three kernels;
+then finds the optimal schedules of every model and evaluates it like
+scripts/benchmarks/trained_models.py: uniform, cosine, JYS and optimal schedules from the same
+initial noise, 3 seeds. Models and logs stay in runs/gpu/; an interrupted run goes on with the
 command that it was at. Writes docs/results/gpu_models.{json,png}.
 
 Further options go to all trainings: to see whether all is well, `--trainer.max_epochs=1
@@ -25,8 +25,8 @@ from typing import Any
 from ddm.files import read_json, write_json
 
 import torch
-from _report import RESULTS, ROOT, save
-from trained_models import draw, table
+from _report import ROOT, finish
+from trained_models import report, tables_of
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import evaluate
@@ -43,10 +43,6 @@ MODELS = {
     "countdown": COUNTDOWN,
     "countdown_uniform": f"{COUNTDOWN} --model.kernel=Uniform",
     "countdown_gaussian": f"{COUNTDOWN} --model.kernel=Gaussian --model.noise=Geometric",
-    "fashion_mnist": (
-        "--config=configs/fashion_mnist.yaml --model.warmup_steps=200 --trainer.max_epochs=4 "
-        "--trainer.check_val_every_n_epoch=1 --trainer.max_time=00:00:05:00"
-    ),
 }
 """How every model is trained, by a name whose first word is that of its data."""
 Command = tuple[Callable[[Sequence[str]], Any], list[str]]
@@ -65,7 +61,7 @@ def commands(model: str, options: argparse.Namespace, more: Sequence[str]) -> di
     return {
         "train": (train.main, ["fit", *MODELS[model].split(), *logger, *more]),
         "export": (export_checkpoint.main, [str(last_checkpoint(model)), checkpoint]),
-        "optimise": (optimize_schedule.main, [checkpoint]),
+        "optimize": (optimize_schedule.main, [checkpoint]),
         # JYS takes the longest: what an interrupted run has measured first is the rest.
         "evaluate": (evaluate.main, [*evaluation, "--schedules", "uniform", "cosine", "optimal"]),
         "evaluate JYS": (evaluate.main, evaluation),
@@ -106,7 +102,7 @@ def found(model: str) -> dict[str, Any]:
         "seconds": read_json(RUNS / f"{model}.json"),
         "steps": content["global_step"],
         "bits_per_token": float(saver["current_score"]),
-        "rows": evaluate.summarise(cells),
+        "tables": tables_of(cells),
     }
 
 
@@ -132,13 +128,10 @@ def main() -> None:
         raise SystemExit(f"failed: {failed}, see {RUNS}/*.log")
     results = {model: found(model) for model in options.models}
     for model, content in results.items():
-        print(f"\n{model}:", {k: v for k, v in content.items() if k != "rows"})
-        for metric in dict.fromkeys(row["metric"] for row in content["rows"]):
-            print(f"\n{model}, {metric}\n\n{table(content['rows'], metric)}")
-    figure = draw({model: content["rows"] for model, content in results.items()})
-    figure.savefig(RESULTS / "gpu_models.png", dpi=120)
+        print(f"\n{model}:", {key: value for key, value in content.items() if key != "tables"})
+    figure = report({model: content["tables"] for model, content in results.items()})
     setting = {"num_samples": options.num_samples, "num_sequences": options.num_sequences}
-    save("gpu_models", {**setting, "results": results}, seed=3)
+    finish("gpu_models", {**setting, "results": results}, figure, seed=3)
 
 
 if __name__ == "__main__":

@@ -6,40 +6,22 @@ measured in the same run. Prints a table and writes docs/results/schedule_speed.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 
 from ddm import Absorbing, ForwardProcess, Gaussian, Kernel, OptimalSteps, Uniform
 from ddm.backbones import Transformer
-from ddm.denoisers import Denoiser, MeanDenoiser, Prediction
+from ddm.denoisers import MeanDenoiser
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic, CallCounter
 from ddm.schedules import JumpYourSteps, measure_step_costs, shortest_paths
 
 import numpy as np
 import torch
-from _report import save
+from _report import Timed, finish, parse
 from torch import Tensor, nn
-
-
-class Timed(Denoiser):
-    """A denoiser that adds up the time of its network calls, by the given clock."""
-
-    def __init__(self, denoiser: Denoiser, clock: Callable[[], float] = time.perf_counter) -> None:
-        super().__init__(denoiser.process)
-        self.denoiser = denoiser
-        self.clock = clock
-        self.seconds = 0.0
-
-    def forward(self, x_t: Tensor, t: Tensor, free: Tensor | None = None) -> Prediction:
-        """Make one timed call."""
-        begin = self.clock()
-        prediction: Prediction = self.denoiser(x_t, t, free)
-        self.seconds += self.clock() - begin
-        return prediction
 
 
 class Blind(nn.Module):
@@ -56,11 +38,17 @@ class Blind(nn.Module):
         return self.logits.expand(*x_t.shape, -1)
 
 
+def denoiser_of(kernel: Kernel, network: nn.Module | None = None) -> MeanDenoiser:
+    """Return the denoiser of a network, which is blind by default."""
+    network = Blind(kernel.num_states) if network is None else network
+    return MeanDenoiser(network, ForwardProcess(kernel, LogLinear()))
+
+
 def algebra_share(kernel: Kernel, num_times: int) -> dict[str, float]:
     """Return the time of the table's algebra over that of the network, B = 16, L = 256, V = 32."""
     torch.manual_seed(0)
     network = Transformer(kernel.num_states, dim=256, depth=4, num_heads=4).eval()
-    denoiser = Timed(MeanDenoiser(network, ForwardProcess(kernel, LogLinear())))
+    denoiser = Timed(denoiser_of(kernel, network))
     x_0 = torch.randint(kernel.vocab_size, (16, 256))
     times = torch.linspace(0, 1, num_times + 1, dtype=torch.float64)
     begin = time.perf_counter()
@@ -87,8 +75,7 @@ def calls() -> dict[str, float]:
         ("JYS, N = 16", JumpYourSteps(), 16),
         ("JYS, N = 64", JumpYourSteps(), 64),
     ):
-        process = ForwardProcess(Absorbing(4), LogLinear())
-        counter = CallCounter(MeanDenoiser(Blind(5), process))
+        counter = CallCounter(denoiser_of(Absorbing(4)))
         optimizer(counter, Analytic(), x_0, [n], generator=torch.Generator().manual_seed(0))
         found[name] = float(counter.num_calls)
     return found
@@ -96,23 +83,18 @@ def calls() -> dict[str, float]:
 
 def large(kernel: Kernel, batch: int, length: int) -> dict[str, float]:
     """Return the peak memory of a small table with many states."""
-    process = ForwardProcess(kernel, LogLinear())
     x_0 = torch.randint(kernel.vocab_size, (batch, length))
-    times = torch.linspace(0, 1, 5, dtype=torch.float64)
     begin = time.perf_counter()
-    denoiser = MeanDenoiser(Blind(kernel.num_states), process)
-    measure_step_costs(denoiser, x_0, times)
+    measure_step_costs(denoiser_of(kernel), x_0, torch.linspace(0, 1, 5, dtype=torch.float64))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     logits = batch * length * kernel.num_states * 4 / 2**30
     return {"peak_gib": peak, "logits_gib": logits, "seconds": time.perf_counter() - begin}
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--num-times", type=int, default=72, help="times of the table's grid")
-    num_times = parser.parse_args().num_times
-    share = partial(algebra_share, num_times=num_times)
+    options = parse(__doc__, args, num_times=(72, "times of the table's grid"))
+    share = partial(algebra_share, num_times=options.num_times)
     results = {
         "shortest paths, M = 512, all N up to 256": path_seconds(),
         "network calls": calls(),
@@ -125,7 +107,7 @@ def main() -> None:
     }
     for name, values in results.items():
         print(f"{name:52s}", *(f"{key} {value:.3g}" for key, value in values.items()), sep="  ")
-    save("schedule_speed", {"results": results}, seed=0)
+    finish("schedule_speed", {"results": results}, seed=0)
 
 
 if __name__ == "__main__":

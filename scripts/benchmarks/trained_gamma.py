@@ -2,27 +2,25 @@
 
 The weights of the errors, r^gamma, were chosen with exact denoisers (regret.py). Here the shipped
 models of the uniform and the Gaussian kernel sample with the schedules that the cost tables beside
-them give for several gamma, from the same noise, 3 seeds. Prints tables and writes
-docs/results/trained_gamma.json; finished models are kept, so an interrupted run goes on where it
-stopped.
+them give for several gamma, from the same noise, 3 seeds. Prints tables, mean and half of the 95 %
+interval, and writes docs/results/trained_gamma.json; finished models are kept, so an interrupted
+run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from ddm import CostTable, SamplingSchedule
+from ddm import SamplingSchedule
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
-from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimised
 from ddm.schedules.optimizer import schedules_beside
 
-from _report import ROOT, finish, resume
+from _report import ROOT, finish, parse, resume, show
 from tqdm import tqdm
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -39,53 +37,44 @@ GAMMAS = (0.0, 0.25, 0.5, 0.7, 1.0, 2.0)
 NUM_STEPS = (4, 8, 16)
 
 
-def shipped(name: str) -> tuple[DiscreteDiffusion, SequenceDataModule, CostTable]:
-    """Return a model of checkpoints/, its data and the cost table beside it."""
-    checkpoint = ROOT / "checkpoints" / f"{name}.ckpt"
+def run(model: str, num_samples: int, seeds: int) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return mean and half of the 95 % interval, by schedule and N."""
+    checkpoint = ROOT / "checkpoints" / f"{model}.ckpt"
     module, data = load_model(checkpoint), load_data(checkpoint)
+    table = Optimised.load(schedules_beside(checkpoint)).table
     assert isinstance(data, SequenceDataModule)
+    assert table is not None
     data.prepare_data()
     data.setup("test")
-    table = Optimised.load(schedules_beside(checkpoint)).table
-    assert table is not None
-    return module, data, table
-
-
-def run(model: str, num_samples: int, seeds: int) -> dict[str, Any]:
-    """Return mean and half of the 95 % interval, by schedule and N."""
-    module, data, table = shipped(model)
     schedules = {"uniform": {n: SamplingSchedule.uniform(n) for n in NUM_STEPS}}
     for gamma in GAMMAS:
         weighted = replace(table, gamma=gamma)
         schedules[f"gamma {gamma}"] = {n: weighted.schedule(n) for n in NUM_STEPS}
-    cells: dict[str, Any] = {}
+    cells: dict[str, dict[str, tuple[float, float]]] = {}
     for name, by_steps in tqdm(schedules.items(), desc=f"{model}, samples"):
         for n, schedule in by_steps.items():
-            values = []
-            for seed in range(seeds):
-                measured = measure(module, data, schedule, num_samples, seed, batch_size=128)
-                values.append(measured[MODELS[model]])
-            mean, half = interval(values)
-            cells.setdefault(name, {})[str(n)] = {"mean": mean, "half_width_95": half}
+            values = [
+                measure(module, data, schedule, num_samples, seed, batch_size=128)[MODELS[model]]
+                for seed in range(seeds)
+            ]
+            cells.setdefault(name, {})[str(n)] = interval(values)
     return cells
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--num-samples", type=int, default=128, help="samples per cell")
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    options = parse(
+        __doc__,
+        args,
+        models=(list(MODELS), "names in checkpoints/"),
+        num_samples=(256, "samples per cell"),
+        seeds=(3, "number of seeds"),
+    )
     setting = {name: vars(options)[name] for name in ("num_samples", "seeds")}
     measures = {model: partial(run, model, **setting) for model in options.models}
     results = resume("trained_gamma", setting, measures)
-    for model, rows in results.items():
-        print(f"\n{model}\n\n| schedule |" + "".join(f" N = {n} |" for n in NUM_STEPS))
-        print("|---" * len(NUM_STEPS) + "|---|")
-        for name, row in rows.items():
-            cells = (f" {c['mean']:.4f} ± {c['half_width_95']:.4f} |" for c in row.values())
-            print(f"| {name} |" + "".join(cells))
+    for model, table in results.items():
+        show(f"{model}, {MODELS[model]}", table)
     finish("trained_gamma", {**setting, "results": results}, seed=options.seeds)
 
 

@@ -94,7 +94,7 @@ def measure_step_costs(
     step is no objective: after a long step a token may have no chance to be where the data are,
     which costs infinitely much and matters little, since at t = 1 the state that it leaves is
     noise. Even when made finite, such a cost ranks schedules by the misfit of single tokens, most
-    of which later steps repair (scripts/benchmarks/bound_vs_error.py).
+    of which later steps repair.
 
     One forward path per sequence serves all times; the network is called once per time and
     batch, and the cost of every landing time follows by algebra, in float64 and in pieces that
