@@ -44,8 +44,9 @@ class Text(SequenceDataModule):
     Args:
         path: A UTF-8 text file, which is one document, or a folder whose `*.txt` and `*.txt.gz`
             files, at any depth and in sorted order, are the documents; names that end in `.gz` are
-            unpacked. Files of a folder that are damaged or not UTF-8 are left out with a warning.
-            By default, the built-in text, whose documents are its topics.
+            unpacked. Hidden files and folders are not looked at. Files of a folder that are
+            damaged, not UTF-8, or copies of others are left out with a warning. By default, the
+            built-in text, whose documents are its topics.
         vocabulary: Makes the vocabulary from the whole text; its characters by default.
         length: The number of tokens L of a window.
         batch_size: The number of windows of a batch, in each process.
@@ -104,7 +105,7 @@ class Text(SequenceDataModule):
         name = f"{type(self.vocabulary).__module__}.{type(self.vocabulary).__qualname__}"
         tokens, ends = corpus.tokens(
             self.encode,
-            dtype=np.uint16 if self.vocab_size <= 2**16 else np.int32,
+            self.vocab_size,
             key=f"{name} {self.vocabulary.identity}",
         )
         first, second = _cuts(ends, val_fraction)
@@ -181,7 +182,8 @@ class Text(SequenceDataModule):
         if self.held_out_words:  # a text of numbers has none
             metrics["word_share"] = WordShare(self.held_out_words, decode)
             metrics["word_share_4"] = WordShare(self.held_out_words, decode, min_length=4)
-        metrics |= {"unigram_entropy": UnigramEntropy(), "distinct_4": DistinctN(4)}
+        n = min(4, self.length)
+        metrics |= {"unigram_entropy": UnigramEntropy(), f"distinct_{n}": DistinctN(n)}
         if self.language_model is not None:
             perplexity = GenerativePerplexity(decode, self.language_model)
             metrics["generative_perplexity"] = perplexity

@@ -293,7 +293,7 @@ def test_base_class_is_abstract():
         (lambda: BPE("abc", 9), "`vocab_size` must be at least 256, one for every byte, got 9;"),
         (
             lambda: GPT2Vocabulary(vocab_file="no.json", merges_file="no.txt"),
-            "`vocab_file` must be a file that can be read, got 'no.json'",
+            "`vocab_file` must be an existing file, got 'no.json'",
         ),
         (lambda: CharacterVocabulary(""), "`text` must hold at least one character, got '';"),
         (
