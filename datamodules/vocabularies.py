@@ -40,6 +40,11 @@ class Vocabulary(ABC):
         """Whatever the tokens of a text depend on besides the class."""
         return json.dumps(self.tokens)
 
+    @classmethod
+    def from_identity(cls, identity: str) -> "Vocabulary":
+        """Return the vocabulary with that `identity`, without the text that it was made from."""
+        raise NotImplementedError(f"{cls.__name__} cannot be made without a text")
+
     @abstractmethod
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of a text, of type int64, with shape (L,)."""
@@ -66,6 +71,11 @@ class CharacterVocabulary(Vocabulary):
     def tokens(self) -> list[str]:
         """The characters."""
         return list(self.characters)
+
+    @classmethod
+    def from_identity(cls, identity: str) -> "CharacterVocabulary":
+        """Return the vocabulary of these characters."""
+        return cls("".join(json.loads(identity)))
 
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of a text, of type int64, with shape (L,).
@@ -148,6 +158,13 @@ class BPE(Vocabulary):
     def identity(self) -> str:
         """The tokens and the merges."""
         return self.tokenizer.to_str()
+
+    @classmethod
+    def from_identity(cls, identity: str) -> "BPE":
+        """Return the encoding with these tokens and merges."""
+        encoding = cls.__new__(cls)
+        encoding.tokenizer = Tokenizer.from_str(identity)
+        return encoding
 
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of a text, of type int64, with shape (L,)."""
