@@ -235,9 +235,7 @@ class Images(SequenceDataModule):
         cuts = [num_train, num_train + num_held_out]
         free = [next_original(is_copy, cut) for cut in cuts]
         if free[0] == free[1] or (test is None and free[1] == len(tokens)):
-            rank_zero_info(
-                f"'{self.source}': copies of an image are so many that they stand in more than one split."
-            )
+            rank_zero_info(f"'{self.source}': copies of an image stand in more than one split.")
             free = cuts
         train, val, rest = tokens.tensor_split(free)
         return train, val, rest if test is None else self.encode(test)

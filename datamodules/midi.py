@@ -26,7 +26,13 @@ from tqdm.auto import tqdm
 
 from ddm.datamodules.cache import fingerprint, write_cache
 from ddm.datamodules.music import REST, SAMPLE_RATE, melody, note_name, synthesise, tokens_to_midi
-from ddm.datamodules.sequences import SequenceDataModule, require_at_least, save_as_text
+from ddm.datamodules.sequences import (
+    SequenceDataModule,
+    require_at_least,
+    save_as_text,
+    save_figure,
+)
+from ddm.files import replacing
 from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
 from ddm.pictures import NUM_PITCHES, pianoroll_figure, pianoroll_trajectory_figure
 
@@ -237,14 +243,16 @@ class Midi(SequenceDataModule):
             The files written.
         """
         paths = save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
-        self._pianorolls(tokens).savefig(paths[1], dpi=150)
+        save_figure(self._pianorolls(tokens), paths[1])
         for i, row in enumerate(tokens):
             paths.append(folder / f"sample_{i:04d}.mid")
-            tokens_to_midi(row, voices=self.voices).write(str(paths[-1]))
+            with replacing(paths[-1]) as unfinished:
+                tokens_to_midi(row, voices=self.voices).write(str(unfinished))
             if i < 2:
                 paths.append(folder / f"sample_{i:04d}.wav")
                 audio = 32767 * synthesise(row, self.voices)
-                wavfile.write(paths[-1], SAMPLE_RATE, audio.astype(np.int16))
+                with replacing(paths[-1]) as unfinished:
+                    wavfile.write(unfinished, SAMPLE_RATE, audio.astype(np.int16))
         return paths
 
     def trajectory_figure(

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric, MetricCollection
 
+from ddm.files import replacing
 from ddm.pictures import token_figure, trajectory_figure
 
 Batch = dict[str, Tensor]
@@ -178,6 +179,8 @@ class SequenceDataModule(LightningDataModule, ABC):
             seed=self.seed,
             drop_last=True,
         )
+        # Processes that load batches ask for the order before Lightning sets the epoch.
+        sampler.set_epoch(0 if trainer is None else trainer.current_epoch)
         if len(sampler) < self.batch_size:
             raise ValueError(
                 f"`batch_size` must be at most the number of training sequences per process "
@@ -213,9 +216,16 @@ def save_as_text(
     """Write `samples.txt` and a picture of the tokens, `samples.png`; return the paths."""
     paths = [folder / "samples.txt", folder / "samples.png"]
     rule = "\n" + 72 * "-" + "\n" if any("\n" in text for text in texts) else "\n"
-    paths[0].write_text(rule.join(texts) + "\n", encoding="utf-8")
-    token_figure(tokens[:64], vocab_size).savefig(paths[1], dpi=150)
+    with replacing(paths[0]) as unfinished:
+        unfinished.write_text(rule.join(texts) + "\n", encoding="utf-8")
+    save_figure(token_figure(tokens[:64], vocab_size), paths[1])
     return paths
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all."""
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def require_at_least(least: int, **arguments: int) -> None:

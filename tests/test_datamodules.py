@@ -243,11 +243,30 @@ def test_resumed_run_sees_the_batches_of_the_uninterrupted_run(make, tmp_path):
     assert torch.equal(again.val_tokens, make().val_tokens)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.filterwarnings("ignore")
+def test_workers_see_the_same_batches(num_workers, tmp_path):
+    """With processes that load batches, a run and a resumed run see the batches of one without."""
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    cpu_trainer(3).fit(whole, datamodule=small_countdown())
+    trainer = cpu_trainer(1)
+    trainer.fit(first, datamodule=small_countdown(num_workers=num_workers))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    data = small_countdown(num_workers=num_workers)
+    cpu_trainer(3).fit(second, datamodule=data, ckpt_path=tmp_path / "one.ckpt")
+    resumed = first.seen + second.seen
+    assert [epoch for epoch, _ in resumed] == [epoch for epoch, _ in whole.seen]
+    for (_, expected), (_, tokens) in zip(whole.seen, resumed, strict=True):
+        assert torch.equal(tokens, expected)
+
+
 def test_processes_share_the_training_sequences():
     """Two processes see disjoint halves of the data, without a word from Lightning."""
 
     class Process:
         world_size = 2
+        current_epoch = 0
 
         def __init__(self, rank: int) -> None:
             self.global_rank = rank

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ddm import files
+from ddm.datamodules import CountDown, Images, Midi, Text
 from ddm.files import read_json, replacing, write_json
 
 CONTENT = {"times": [1.0, 1 / 3, 1e-300, 0.0], "info": {"3": None, "name": "é"}}
@@ -199,3 +200,31 @@ def test_only_files_are_read(tmp_path):
     for name in ("pipe", ".", "absent", "/dev/zero"):
         with pytest.raises(ValueError, match="must be an existing JSON file"):
             read_json(tmp_path / name)
+
+
+SAMPLES = {
+    "text": lambda: (CountDown(32, 256), torch.arange(32).repeat(64, 8)),
+    "image": lambda: (Images(), torch.randint(17, (64, 64))),
+    "music": lambda: (Midi(length=256), torch.arange(128).repeat(4, 2)),
+}
+
+
+@pytest.mark.usefixtures("small_disk")
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_samples_on_a_full_disk(kind, tmp_path):
+    """No sample is half written: what is left of the folder are whole files."""
+    data, tokens = SAMPLES[kind]()
+    with pytest.raises(OSError, match=rf"disk of '{tmp_path}.*' has no room for 'sample"):
+        data.save_samples(tokens, tmp_path)
+    left = {file.name: file.read_text().split("\n") for file in tmp_path.iterdir()}
+    assert left == ({"samples.txt": [*data.decode(tokens), ""]} if kind == "music" else {})
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_caches_on_a_full_disk(tmp_path):
+    """The error names `cache` and the disk; nothing is left that could be taken for tokens."""
+    text = tmp_path / "text.txt"
+    text.write_text("some words " * 300)  # two bytes per token: the cache is twice as large
+    with pytest.raises(ValueError, match=r"`cache` must be a folder .* has no room for 'tokens-"):
+        Text(str(text), cache=str(tmp_path / "cache"), length=8)
+    assert {file.suffix for file in (tmp_path / "cache").rglob("*") if file.is_file()} == {".json"}
