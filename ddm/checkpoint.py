@@ -67,7 +67,8 @@ def load_data(checkpoint: str | Path, *, trust: Sequence[str] = ()) -> Lightning
         trust: See `load_model`.
 
     Raises:
-        ValueError: The file is missing, damaged, no such checkpoint, or names other classes.
+        ValueError: The file is missing, damaged, no such checkpoint, names other classes, or its
+            data do not fit its model.
     """
     content = _read(checkpoint)
     settings = content.get("datamodule_hyper_parameters", {})
@@ -90,18 +91,27 @@ def load_data(checkpoint: str | Path, *, trust: Sequence[str] = ()) -> Lightning
     except Exception as error:  # whatever a constructor raises
         rank_zero_warn(f"No data module, tokens are shown as numbers: {_first_line(error)}")
         return None
+    model = content["hyper_parameters"]
+    kernel = model["kernel"].get("init_args") if isinstance(model["kernel"], Mapping) else None
+    vocab_size = kernel.get("vocab_size") if isinstance(kernel, Mapping) else None
+    check_data(data, vocab_size=vocab_size, length=model.get("length"))
     return data
 
 
-def check_data(model: DiscreteDiffusion, data: LightningDataModule | None) -> None:
-    """Refuse a data module whose sequences the model is not made for.
+def check_data(data: LightningDataModule | None, *, vocab_size: object, length: object) -> None:
+    """Refuse a data module whose sequences a model is not made for; `load_data` does that, too.
+
+    Args:
+        data: The data module, if there is one.
+        vocab_size: The number of tokens that the model knows, None if that is not known.
+        length: The number of tokens of its sequences.
 
     Raises:
         ValueError: Vocabulary or length differ.
     """
-    for name, ours in (("vocab_size", model.process.kernel.vocab_size), ("length", model.length)):
+    for name, ours in (("vocab_size", vocab_size), ("length", length)):
         theirs = getattr(data, name, ours)
-        if theirs != ours:
+        if ours is not None and theirs != ours:
             raise ValueError(
                 f"`checkpoint` must hold a model and its own data, but the data have `{name}` "
                 f"{theirs}, and the model {ours}; the data have changed, or the file was put "

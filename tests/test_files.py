@@ -228,3 +228,26 @@ def test_caches_on_a_full_disk(tmp_path):
     with pytest.raises(ValueError, match=r"`cache` must be a folder .* has no room for 'tokens-"):
         Text(str(text), cache=str(tmp_path / "cache"), length=8)
     assert {file.suffix for file in (tmp_path / "cache").rglob("*") if file.is_file()} == {".json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_killed_while_caches_are_written(tmp_path, rounds):
+    """Whatever a process leaves that is killed, the next one has the right tokens."""
+    path, cache = tmp_path / "text.txt", tmp_path / "cache"
+    path.write_text("".join(f"line {i} of a text\n" for i in range(20_000)), encoding="utf-8")
+    code = (
+        "import shutil, sys; from ddm.datamodules import Text\n"
+        "while True:\n"
+        "    print(flush=True)\n"
+        "    Text(sys.argv[1], cache=sys.argv[2])\n"
+        "    shutil.rmtree(sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(path), str(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        for _ in range(rounds):
+            process.stdout.readline()
+        process.kill()
+    whole = Text(str(path), cache=str(tmp_path / "other"))
+    assert torch.equal(Text(str(path), cache=str(cache)).train_stream, whole.train_stream)

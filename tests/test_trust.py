@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ddm.checkpoint import check_checkpoint, check_data, load_data, load_model
-from ddm.datamodules import BPE, CountDown, Text
+from ddm.datamodules import BPE, Text
 from ddm.trust import TORCH, UntrustedError, class_paths, make, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -342,16 +342,19 @@ def test_pipes_and_devices_are_no_checkpoints(tmp_path):
             load_model(path)
 
 
-def test_data_that_do_not_fit(content, tmp_path):
+@pytest.mark.parametrize(("name", "value"), [("vocab_size", 8), ("length", 16)])
+def test_data_that_do_not_fit(name, value, content, tmp_path):
     """Data of another vocabulary or length are refused by name; those of the model are not."""
-    model = load_model(GOOD)
-    check_data(model, load_data(GOOD))
-    check_data(model, None)
-    for changes in ({"vocab_size": 8}, {"length": 16}):
-        (name,) = changes
-        data = CountDown(**{"vocab_size": 32, "length": 64, **changes})
-        with pytest.raises(ValueError, match=f"the data have `{name}` {changes[name]}"):
-            check_data(model, data)
+    data = load_data(GOOD)
+    check_data(data, vocab_size=32, length=64)
+    check_data(data, vocab_size=None, length=64)
+    check_data(None, vocab_size=32, length=64)
+    with pytest.raises(ValueError, match=f"the data have `{name}` .*, and the model {value};"):
+        check_data(data, **{"vocab_size": 32, "length": 64, name: value})
+    content[DATA][name] = value
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=f"the data have `{name}` {value}, and the model"):
+        load_data(tmp_path / "other.ckpt")
 
 
 @pytest.mark.filterwarnings("ignore:No data module")
@@ -368,6 +371,12 @@ def test_damaged_data(settings, content, tmp_path):
             assert load_data(tmp_path / "damaged.ckpt") is None
     else:
         assert load_data(tmp_path / "damaged.ckpt") is None
+
+
+def fit(content, data):
+    """Let the settings of the model be those of one of these data."""
+    content[MODEL]["length"] = data.length
+    content[MODEL]["kernel"]["init_args"]["vocab_size"] = data.vocab_size
 
 
 @pytest.mark.parametrize("kind", ["CharacterVocabulary", "Text8Vocabulary", "BPE"])
@@ -387,6 +396,7 @@ def test_text_without_its_file(kind, content, tmp_path):
         "vocabulary": vocabulary,
     }
     content["Text"] = data.state_dict()
+    fit(content, data)
     torch.save(content, tmp_path / "text.ckpt")
     with_text = load_data(tmp_path / "text.ckpt")
     assert torch.equal(with_text.val_tokens, data.val_tokens)
@@ -406,6 +416,7 @@ def test_checkpoints_of_text_without_merges(content, tmp_path):
     data = Text(length=8, batch_size=2)
     content[DATA] = {"_class_path": "ddm.datamodules.Text", "path": "gone.txt", "length": 8}
     content["Text"] = {"vocabulary": data.vocabulary.tokens}
+    fit(content, data)
     torch.save(content, tmp_path / "text.ckpt")
     assert load_data(tmp_path / "text.ckpt").vocabulary.tokens == data.vocabulary.tokens
     content[DATA]["vocabulary"] = {"class_path": f"{BPE.__module__}.BPE"}
