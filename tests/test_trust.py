@@ -172,20 +172,22 @@ def test_crafted_vocabularies_run_nothing(vocabulary, content, sentinel):
     assert not sentinel.exists()
 
 
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch was_run",)
+
+
 def test_pickled_objects_are_not_made(content, sentinel):
     """Objects inside of the file are refused, whatever they are."""
-
-    class Payload:
-        def __reduce__(self):
-            return os.system, ("touch was_run",)
-
     for place in (MODEL, "state_dict", "callbacks"):
         torch.save({**content, place: Payload()}, "crafted.ckpt")
         refused(load_model, "crafted.ckpt", sentinel)
 
 
 def test_resuming_runs_nothing(content, sentinel, monkeypatch):
-    """`--ckpt_path` of training refuses them, before Lightning imports what they name."""
+    """`--ckpt_path` refuses them, before Lightning imports or unpickles what they name."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     from train import main
 
@@ -193,6 +195,9 @@ def test_resuming_runs_nothing(content, sentinel, monkeypatch):
     torch.save(content, "crafted.ckpt")
     arguments = ["fit", f"--config={ROOT / 'configs' / 'countdown.yaml'}"]
     with pytest.raises(UntrustedError, match=r"got 'sentinel\.Thing'"):
+        main([*arguments, "--ckpt_path=crafted.ckpt"])
+    torch.save({**content, "loops": Payload()}, "crafted.ckpt")
+    with pytest.raises(ValueError, match="is damaged or something else"):
         main([*arguments, "--ckpt_path=crafted.ckpt"])
     assert not sentinel.exists()
 
