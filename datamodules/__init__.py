@@ -5,7 +5,8 @@ from ddm.datamodules.images import Images
 from ddm.datamodules.midi import Midi
 from ddm.datamodules.music import melody, tokens_to_midi
 from ddm.datamodules.sequences import SequenceDataModule, TokenSequences
-from ddm.datamodules.text import Text, trigram_sample
+from ddm.datamodules.text import Text
+from ddm.datamodules.trigrams import trigram_sample
 from ddm.datamodules.vocabularies import (
     BPE,
     CharacterVocabulary,

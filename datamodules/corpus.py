@@ -1,13 +1,10 @@
 """The documents of a text: read piece by piece, turned into tokens once, kept in mapped files."""
 
-import codecs
-import gzip
+import hashlib
 import io
 import json
-import re
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from io import BufferedIOBase
@@ -20,15 +17,13 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.datamodules.cache import digest, fingerprint, write_cache
+from ddm.datamodules.cache import digest, fingerprint, reading_cache, visible, write_cache
+from ddm.datamodules.reading import UnreadableError, pieces, read_text
+from ddm.datamodules.token_files import map_tokens, write_tokens
 
-_FORMAT = 1  # of the cache; raise it when the same files give other tokens
+_FORMAT = 2  # of the cache; raise it when the same files give other tokens
 _EMPTY = "empty"  # the fault of a file that is left out without a word
-_PIECE = 2**20  # characters; a piece has at most twice as many
 _progress = partial(tqdm, unit="characters", unit_scale=True, leave=False, delay=2)
-# Before a blank between two letters of text8: no token of a byte-level encoding spans such a place,
-# and no run of characters that text8 makes one blank.
-_CUT = re.compile(r"(?<=[a-zA-Z])(?=[ \n][a-zA-Z])")
 
 
 class Tokens(NamedTuple):
@@ -64,38 +59,19 @@ class Corpus:
         return make()
 
     def tokens(
-        self, encode: Callable[[str], Int[Tensor, " L"]], dtype: type[np.integer], key: str
+        self, encode: Callable[[str], Int[Tensor, " L"]], vocab_size: int, key: str
     ) -> Tokens:
-        """Return the tokens of all documents.
+        """Return the tokens of all documents, of two bytes if these suffice, else of four.
 
         Args:
             encode: Gives the tokens of a piece of a document.
-            dtype: The type of the array.
+            vocab_size: The number V of tokens.
             key: Whatever the tokens depend on besides the text; a text in files keeps them.
         """
         stream = io.BytesIO()
-        ends = self._write_tokens(stream, encode, dtype)
+        made = write_tokens(stream, self.documents(), encode, vocab_size)
         stream.seek(0)
-        return Tokens(np.load(stream), ends)
-
-    def _write_tokens(
-        self,
-        stream: BufferedIOBase,
-        encode: Callable[[str], Int[Tensor, " L"]],
-        dtype: type[np.integer],
-    ) -> Int[np.ndarray, " D"]:
-        # The header, whose length is that of any other, is written again when the number is known.
-        _write_header(stream, dtype, 0)
-        ends, total = [], 0
-        for document in self.documents():
-            for piece in document:
-                tokens = encode(piece).numpy().astype(dtype)
-                stream.write(tokens.tobytes())
-                total += len(tokens)
-            ends.append(total)
-        stream.seek(0)
-        _write_header(stream, dtype, total)
-        return np.array(ends)
+        return Tokens(np.load(stream), made.ends)
 
 
 class Files(Corpus):
@@ -103,14 +79,15 @@ class Files(Corpus):
 
     What is made of the text stays in `cache`, in a folder named after the names, sizes and times
     of the files. It is written under another name first: a run that is stopped leaves no half of
-    a cache. Old caches are not deleted.
+    a cache. What is read from it has to have its checksum, tokens also their range, or it is made
+    again. Old caches are not deleted.
 
     Args:
         path: A UTF-8 text file, or a folder of `*.txt` and `*.txt.gz` files; see `Text`.
         cache: The folder of the caches; `.cache` inside of the folder of the files by default.
 
     Attributes:
-        left_out: What is wrong with the files that cannot be read, by name.
+        left_out: What is wrong with the files that are left out, by name.
 
     Raises:
         ValueError: If there is no text, a file that stands alone cannot be read, or `cache` cannot
@@ -125,8 +102,12 @@ class Files(Corpus):
             )
         files, folder = [path], path.parent
         if path.is_dir():
-            found = sorted([*path.rglob("*.txt"), *path.rglob("*.txt.gz")])
-            files, folder = [file for file in found if file.is_file()], path
+            files, folder = visible(path, ".txt", ".txt.gz"), path
+        elif not path.is_file():
+            raise ValueError(
+                f"`path` must name a file or a folder, got '{path}', a pipe or a device, which "
+                "cannot be read twice; write its content to a file."
+            )
         if not files:
             raise ValueError(
                 f"`path` must name a folder with `*.txt` or `*.txt.gz` files, got '{path}' with "
@@ -147,8 +128,8 @@ class Files(Corpus):
         if self.left_out:
             few = [f"{name} ({fault})" for name, fault in list(self.left_out.items())[:3]]
             warnings.warn(
-                f"{len(self.left_out)} file(s) of '{path}' cannot be read as UTF-8 text and are "
-                f"left out: {'; '.join(few)}.",
+                f"{len(self.left_out)} file(s) of '{path}' are no UTF-8 text, or copies of others, "
+                f"and are left out: {'; '.join(few)}.",
                 stacklevel=3,
             )
         if not self._files:
@@ -169,104 +150,74 @@ class Files(Corpus):
     def remember(self, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401
         """Return what `make` makes of the text, a JSON value; from the cache if it is there."""
         file = self._cache / f"{name}.json"
-        with suppress(OSError, ValueError):  # not there, or damaged: made again
-            return json.loads(file.read_bytes())
+        with suppress(OSError, ValueError, RecursionError):  # not there, or damaged: made again
+            return json.loads(self._content(file))
         made = make()
-        write_cache(file, lambda stream: stream.write(json.dumps(made).encode()))
+        write_cache(file, partial(_seal, json.dumps(made).encode()))
         return made
 
     def tokens(
-        self, encode: Callable[[str], Int[Tensor, " L"]], dtype: type[np.integer], key: str
+        self, encode: Callable[[str], Int[Tensor, " L"]], vocab_size: int, key: str
     ) -> Tokens:
         """Return the tokens of all documents, mapped from the cache: read where looked at."""
         file, ends = (self._cache / f"{name}-{digest(key)}.npy" for name in ("tokens", "ends"))
         with suppress(OSError, ValueError, EOFError):  # not there, or damaged: made again
-            return Tokens(_map(file), np.load(ends))
+            return self._mapped(file, ends, vocab_size)
 
         def write(stream: BufferedIOBase) -> None:
-            made = self._write_tokens(stream, encode, dtype)
-            write_cache(ends, lambda stream: np.save(stream, made))
+            made = write_tokens(stream, self.documents(), encode, vocab_size)
+            content = io.BytesIO()
+            np.save(content, np.append(made.ends, made.checksum))
+            write_cache(ends, partial(_seal, content.getvalue()))
 
         write_cache(file, write)
-        return Tokens(_map(file), np.load(ends))
+        return self._mapped(file, ends, vocab_size)
+
+    def _mapped(self, file: Path, ends: Path, vocab_size: int) -> Tokens:
+        """Return the tokens of the cache, or raise what an absent or damaged file raises."""
+        *made, checksum = np.load(io.BytesIO(self._content(ends))).tolist()
+        with reading_cache(file, self.path):
+            tokens = map_tokens(file, made[-1], vocab_size, checksum)
+        return Tokens(tokens, np.array(made))
+
+    def _content(self, file: Path) -> bytes:
+        with reading_cache(file, self.path) as stream:
+            checksum, content = stream.read(64), stream.read()
+        if checksum.decode() != hashlib.sha256(content).hexdigest():
+            raise ValueError(f"'{file}' is damaged")
+        return content
 
     def _pieces(self, file: Path, report: Callable[[int], object]) -> Iterator[str]:
-        for piece in pieces(chain(_read(file), [self._end])):
-            yield piece.replace("\r\n", "\n")
+        for piece in pieces(chain(read_text(file), [self._end])):
+            yield piece
             report(len(piece))
 
     def _check(self) -> dict[str, str]:
         # Before anything is made of the text, so that no half of a damaged file gets into it.
-        faults = {}
+        faults, seen = {}, dict[bytes, str]()
         folder = self.path if self.path.is_dir() else self.path.parent
         with _progress(desc=f"checking {self.path.name}") as bar:
             for file in self._files:
-                fault, size = "", 0
+                fault, size, content = "", 0, hashlib.sha256()
+                name = file.relative_to(folder).as_posix()
                 try:
-                    for block in _read(file):
+                    for block in read_text(file):
                         size += len(block)
+                        content.update(block.encode())
                         bar.update(len(block))
-                except _UnreadableError as error:
+                except UnreadableError as error:
                     if not self.path.is_dir():
                         raise ValueError(
-                            f"`path` must hold UTF-8 text, but '{file}' has {error}; convert it, "
-                            "for instance with `iconv -t UTF-8`, or fetch it again."
+                            f"`path` must hold UTF-8 text, but '{file}' has {error}; {error.remedy}"
                         ) from error
                     fault = str(error)
-                name = file.relative_to(folder).as_posix()
-                faults[name] = fault if fault or size else _EMPTY
+                # A copy would stand in the training text and in the held-out one.
+                first = name if fault else seen.setdefault(content.digest(), name)
+                fault = fault if first == name else f"a copy of {first}"
+                faults[name] = fault if size else fault or _EMPTY
         return faults
 
 
-class _UnreadableError(Exception):
-    """What is wrong with a file."""
-
-
-def pieces(blocks: Iterable[str], size: int = _PIECE) -> Iterator[str]:
-    """Yield a text in pieces of at least `size` and at most twice as many characters.
-
-    They are cut where no vocabulary sees it: the tokens of the pieces are those of the text. Only
-    where so many characters have no blank between two letters a-z is the cut just anywhere.
-
-    Args:
-        blocks: The text, cut anywhere.
-        size: The least number of characters of a piece but the last.
-    """
-    rest = ""
-    for block in blocks:
-        rest, start = rest + block, 0
-        while len(rest) - start >= 2 * size:
-            cut = _CUT.search(rest, start + size, start + 2 * size)
-            end = start + 2 * size if cut is None else cut.end()
-            yield rest[start:end]
-            start = end
-        rest = rest[start:]
-    if rest:
-        yield rest
-
-
-def _read(file: Path, size: int = 2**20) -> Iterator[str]:
-    """Yield the text of a file in blocks that are cut anywhere."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        try:
-            while block := stream.read(size):
-                yield decoder.decode(block)
-            yield decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            # What was decoded last, including bytes that the decoder had kept, ends here.
-            position = stream.tell() - len(error.object) + error.start
-            byte = error.object[error.start]
-            raise _UnreadableError(f"byte 0x{byte:02x} at position {position}") from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise _UnreadableError(f"damaged gzip data: {error}") from error
-
-
-def _map(file: Path) -> np.ndarray:
-    # Copy on write: torch warns of arrays that cannot be written, and the file stays as it is.
-    return np.load(file, mmap_mode="c")
-
-
-def _write_header(stream: BufferedIOBase, dtype: type[np.integer], num: int) -> None:
-    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (num,)}
-    np.lib.format.write_array_header_1_0(stream, header)
+def _seal(content: bytes, stream: BufferedIOBase) -> None:
+    """Write a content behind its checksum."""
+    stream.write(hashlib.sha256(content).hexdigest().encode() + content)

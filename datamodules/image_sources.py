@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision import datasets
 
+from ddm.datamodules.cache import visible
+
 # Training and test images differ in number alone.
 Pixels = Integer[Tensor, "_ C H W"]
 
@@ -23,6 +26,17 @@ SHARED = Path("/usr/share/datasets")
 
 # Modes of Pillow with at most 8 bits per channel: the others would be clipped without a word.
 _GREY, _COLOUR = {"1", "L", "LA"}, {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+
+_ORIENTATION = 0x0112  # of the tags of EXIF; its values are the eight ways to hold a sheet
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Source(NamedTuple):
@@ -79,13 +93,14 @@ SOURCES = {
 def read_folder(folder: Path) -> Pixels:
     """Return the images of a folder, at any depth and in sorted order, uint8.
 
-    They are grey (C = 1) if all of them are, else RGB (C = 3); transparency is dropped. Files that
-    cannot be read are skipped with a warning that counts them and names the first ones.
+    They are grey (C = 1) if all of them are, else RGB (C = 3), and turned as their EXIF data say;
+    transparency is dropped. Hidden files and folders are not looked at. Files that cannot be read
+    are skipped with a warning that counts them and names the first ones.
 
     Raises:
         ValueError: There is no image, or two differ in size.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = visible(folder, *SUFFIXES)
     if not files:
         raise ValueError(
             f"`source` must name a folder with images, got '{folder}', which has no "
@@ -96,11 +111,13 @@ def read_folder(folder: Path) -> Pixels:
     failed: list[str] = []
     for file in files:
         try:
-            with Image.open(file) as image:
+            # Other formats under these names may start other programs, as EPS does.
+            with Image.open(file, formats=("PNG", "JPEG")) as image:
                 if image.mode not in _GREY | _COLOUR:
                     raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
                 # What is cut off is only found here.
-                images[file] = image.convert("L" if image.mode in _GREY else "RGB")
+                pixels = image.convert("L" if image.mode in _GREY else "RGB")
+                images[file] = _upright(image, pixels)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             unknown = isinstance(error, UnidentifiedImageError)
             failed.append(f"'{file}' ({'no image' if unknown else error})")
@@ -120,8 +137,17 @@ def read_folder(folder: Path) -> Pixels:
             )
     mode = "L" if all(image.mode == "L" for image in images.values()) else "RGB"
     arrays = np.stack([np.asarray(image.convert(mode)) for image in images.values()])
-    pixels = torch.from_numpy(arrays.reshape(*arrays.shape[:3], -1))
-    return pixels.permute(0, 3, 1, 2).contiguous()
+    stacked = torch.from_numpy(arrays.reshape(*arrays.shape[:3], -1))
+    return stacked.permute(0, 3, 1, 2).contiguous()
+
+
+def _upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
+    """Return pixels as a viewer shows the image, whose EXIF data say how it was held."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF data say nothing; the pixels are fine
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def _read_idx(
@@ -160,7 +186,7 @@ def _folder_with(files: list[str], folders: list[Path]) -> Path | None:
 
 def _packed_or_not(folder: Path, file: str) -> Path | None:
     paths = (folder / file, folder / f"{file}.gz")
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _idx_images(folder: Path, file: str) -> Pixels:
@@ -175,7 +201,7 @@ def _idx_images(folder: Path, file: str) -> Pixels:
         if magic != 0x803:
             raise ValueError(f"it begins with {magic:#x}, not 0x803")
         pixels = np.frombuffer(content, np.uint8, offset=16).reshape(shape)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(
             f"`root` must hold whole IDX files, but '{path}' is damaged or cut off ({error}); "
             "fetch it again."

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer, UInt8
+from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torchvision.utils import make_grid
 
 from ddm.datamodules.image_sources import SOURCES, Pixels, read_folder
 from ddm.datamodules.sequences import SequenceDataModule
+from ddm.datamodules.splits import next_original, order_by_content
+from ddm.files import replacing
 from ddm.metrics import PCA, FrechetDistance, UnigramEntropy
 from ddm.pictures import image_trajectory_figure
 
@@ -37,12 +40,14 @@ class Images(SequenceDataModule):
 
     The sources 'mnist', 'fashion_mnist' and 'cifar10' have a test split of their own; of the
     others, `val_fraction` of the images is the test split. The validation split is `val_fraction`
-    of all images that are not that official test split. `seed` alone says which images these are.
+    of all images that are not that official test split. `seed` alone says which images these are;
+    images with equal pixels stand in one split, so that none is held out that was trained on.
     Known data sets are read on first use, so that samples of a checkpoint can be shown without.
 
     Args:
         source: 'digits' (inside of scikit-learn, 8 x 8, 17 levels), 'mnist', 'fashion_mnist',
-            'cifar10', or a folder of `*.png`, `*.jpg` and `*.jpeg` files of one size, at any depth.
+            'cifar10', or a folder of `*.png`, `*.jpg` and `*.jpeg` files of one size, at any depth;
+            they are turned as their EXIF data say, and hidden ones are not looked at.
         root: The folder of 'mnist', 'fashion_mnist' or 'cifar10', in the layout of torchvision;
             IDX files may also lie in it directly, or where Debian's `dataset-fashion-mnist` is.
         download: Whether a missing data set is fetched into `root`.
@@ -186,7 +191,6 @@ class Images(SequenceDataModule):
         _save_png(self._grid(tokens), grid)
         if len(tokens) > 64:
             return [grid]
-        singles.mkdir(exist_ok=True)
         for index, image in enumerate(self.to_images(tokens)):
             _save_png(image, singles / f"{index:02d}.png")
         return [grid, singles]
@@ -219,7 +223,7 @@ class Images(SequenceDataModule):
     def _splits(self) -> tuple[Tensor, Tensor, Tensor]:
         pixels, test = self._pixels
         del self._pixels  # the tokens are all that is needed from now on
-        order = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(pixels)))
+        order, is_copy = order_by_content(pixels, self.seed)
         tokens = self.encode(pixels)[order]
         num_held_out = round(self.val_fraction * len(tokens))
         num_train = len(tokens) - num_held_out * (2 if test is None else 1)
@@ -228,7 +232,12 @@ class Images(SequenceDataModule):
                 f"`val_fraction` must leave an image in every split, got {self.val_fraction} for "
                 f"{len(tokens)} images of '{self.source}'; change it or give more images."
             )
-        train, val, rest = tokens.tensor_split([num_train, num_train + num_held_out])
+        cuts = [num_train, num_train + num_held_out]
+        free = [next_original(is_copy, cut) for cut in cuts]
+        if free[0] == free[1] or (test is None and free[1] == len(tokens)):
+            rank_zero_info(f"'{self.source}': copies of an image stand in more than one split.")
+            free = cuts
+        train, val, rest = tokens.tensor_split(free)
         return train, val, rest if test is None else self.encode(test)
 
     @property
@@ -278,4 +287,5 @@ class _Shown(nn.Module):
 
 def _save_png(image: UInt8[Tensor, "C H W"], path: Path) -> None:
     array = image.permute(1, 2, 0).squeeze(-1).numpy()
-    Image.fromarray(array).save(path)
+    with replacing(path) as unfinished:
+        Image.fromarray(array).save(unfinished)

@@ -9,11 +9,11 @@ import zlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property, partial
 from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pretty_midi
 import torch
 from jaxtyping import Float, Int
 from lightning.pytorch.utilities import rank_zero_info
@@ -24,13 +24,27 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric
 from tqdm.auto import tqdm
 
-from ddm.datamodules.cache import fingerprint, write_cache
-from ddm.datamodules.music import REST, SAMPLE_RATE, melody, note_name, synthesise, tokens_to_midi
-from ddm.datamodules.sequences import SequenceDataModule, require_at_least, save_as_text
+from ddm.datamodules.cache import fingerprint, reading_cache, visible, write_cache
+from ddm.datamodules.music import (
+    REST,
+    SAMPLE_RATE,
+    highest,
+    note_name,
+    synthesise,
+    tokens_to_midi,
+)
+from ddm.datamodules.sequences import (
+    SequenceDataModule,
+    require_at_least,
+    save_as_text,
+    save_figure,
+)
+from ddm.datamodules.smf import read_music
+from ddm.files import replacing
 from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
 from ddm.pictures import NUM_PITCHES, pianoroll_figure, pianoroll_trajectory_figure
 
-_FORMAT = 1  # of the cache; raise it when the same file gives other tokens
+_FORMAT = 2  # of the cache; raise it when the same file gives other tokens
 _PARALLEL_FROM = 500  # files, below which starting processes takes longer than parsing
 _SHOWN = 16
 
@@ -237,14 +251,16 @@ class Midi(SequenceDataModule):
             The files written.
         """
         paths = save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
-        self._pianorolls(tokens).savefig(paths[1], dpi=150)
+        save_figure(self._pianorolls(tokens), paths[1])
         for i, row in enumerate(tokens):
             paths.append(folder / f"sample_{i:04d}.mid")
-            tokens_to_midi(row, voices=self.voices).write(str(paths[-1]))
+            with replacing(paths[-1]) as unfinished:
+                tokens_to_midi(row, voices=self.voices).write(str(unfinished))
             if i < 2:
                 paths.append(folder / f"sample_{i:04d}.wav")
                 audio = 32767 * synthesise(row, self.voices)
-                wavfile.write(paths[-1], SAMPLE_RATE, audio.astype(np.int16))
+                with replacing(paths[-1]) as unfinished:
+                    wavfile.write(unfinished, SAMPLE_RATE, audio.astype(np.int16))
         return paths
 
     def trajectory_figure(
@@ -297,11 +313,11 @@ def _windows(pieces: list[np.ndarray], length: int, hop: int) -> Int[Tensor, "N 
 def _read(file: str, voices: int, track: int | None) -> tuple[np.ndarray, str]:
     # Returns the tokens and, for a file that is damaged, what is wrong with it.
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on tempo changes in unusual tracks, which are read
-            return melody(pretty_midi.PrettyMIDI(file), track, voices=voices), ""
-    except Exception as error:  # the parser raises anything on bytes that are no MIDI
-        return np.zeros(0, dtype=np.uint8), f"{type(error).__name__}: {error}"
+        music = read_music(Path(file).read_bytes())
+        chosen = music.instruments if track is None else music.instruments[track : track + 1]
+        return highest(chain.from_iterable(chosen), music.resolution, voices), ""
+    except (ValueError, OSError) as error:
+        return np.zeros(0, dtype=np.uint8), str(error)
 
 
 def _load(path: Path, voices: int, track: int | None, cache: Path | None) -> _Melodies:
@@ -314,8 +330,12 @@ def _load(path: Path, voices: int, track: int | None, cache: Path | None) -> _Me
     folder = path if path.is_dir() else path.parent
     files = [path]
     if path.is_dir():
-        found = (file for file in path.rglob("*") if file.suffix.lower() in (".mid", ".midi"))
-        files = sorted(file for file in found if file.is_file())  # no folder, no broken link
+        files = visible(path, ".mid", ".midi")
+    elif not path.is_file():
+        raise ValueError(
+            f"`path` must name a folder or a file, got '{path}', a pipe or a device; name a folder "
+            "of MIDI files."
+        )
     if not files:
         raise ValueError(
             f"`path` must name a folder with `*.mid` or `*.midi` files, got '{path}' with none; "
@@ -326,10 +346,9 @@ def _load(path: Path, voices: int, track: int | None, cache: Path | None) -> _Me
     kept = (folder / ".cache" if cache is None else cache) / f"midi-{key}.npz"
     try:
         # Opened here: NumPy leaves a damaged file open.
-        with kept.open("rb") as stream, np.load(stream) as content:
-            pieces = np.split(content["tokens"], content["ends"][:-1])
-            return _Melodies(pieces, content["corrupt"].tolist())
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        with reading_cache(kept, path) as stream, np.load(stream) as content:
+            return _checked(content["tokens"], content["ends"], content["corrupt"], voices)
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error):
         pass  # not there, or damaged: made again
     results = _read_all(files, voices, track)
     corrupt = [f"{name} ({e})" for name, (_, e) in zip(names, results, strict=True) if e]
@@ -356,6 +375,19 @@ def _read_all(files: list[Path], voices: int, track: int | None) -> list[tuple[n
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         return list(progress(pool.map(read, paths, chunksize=32)))
+
+
+def _checked(tokens: np.ndarray, ends: np.ndarray, corrupt: np.ndarray, voices: int) -> _Melodies:
+    """Return what a cache holds.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    lengths = np.diff(ends, prepend=0)
+    whole = tokens.dtype == np.uint8 and tokens.shape == (ends[-1],) and (lengths > 0).all()
+    if not whole or (lengths % voices).any() or tokens.max() > REST or corrupt.dtype.kind != "U":
+        raise ValueError("the cache holds no melodies")
+    return _Melodies(np.split(tokens, ends[:-1]), corrupt.tolist())
 
 
 def _save(melodies: _Melodies, stream: BufferedIOBase) -> None:

@@ -1,10 +1,13 @@
 """Music as tokens, one per voice and sixteenth note: from MIDI, to MIDI, and to sound."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pretty_midi
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from ddm.datamodules.smf import Note
 from ddm.pictures import NUM_PITCHES
 
 REST = NUM_PITCHES
@@ -33,13 +36,29 @@ def melody(
     instruments = [instrument for instrument in midi.instruments if not instrument.is_drum]
     if track is not None:
         instruments = instruments[track : track + 1]
+    # In seconds the grid would bend with the tempo; in ticks it is even.
+    notes = [
+        Note(note.pitch, midi.time_to_tick(note.start), midi.time_to_tick(note.end))
+        for instrument in instruments
+        for note in instrument.notes
+    ]
+    return highest(notes, midi.resolution, voices)
+
+
+def highest(notes: Iterable[Note], resolution: int, voices: int) -> UInt8[np.ndarray, " T"]:
+    """Return the highest pitches of every sixteenth of notes; see `melody`.
+
+    Args:
+        notes: The notes, with times in ticks.
+        resolution: The number of ticks of a quarter note.
+        voices: The number of pitches per sixteenth.
+
+    Raises:
+        ValueError: The notes go on for hours.
+    """
     spans = []
-    for note in (note for instrument in instruments for note in instrument.notes):
-        # In seconds the grid would bend with the tempo; in ticks it is even.
-        start, end = (
-            int(4 * midi.time_to_tick(time) / midi.resolution + 0.5)
-            for time in (note.start, note.end)
-        )
+    for note in notes:
+        start, end = (int(4 * tick / resolution + 0.5) for tick in (note.start, note.end))
         spans.append((start, max(end, start + 1), note.pitch))
     if not spans:
         return np.zeros(0, dtype=np.uint8)

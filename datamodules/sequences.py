@@ -3,16 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from lightning.pytorch import LightningDataModule
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric, MetricCollection
 
+from ddm.datamodules.loading import EpochSampler, TrainingLoader
+from ddm.files import replacing
 from ddm.pictures import token_figure, trajectory_figure
 
 Batch = dict[str, Tensor]
@@ -57,9 +60,10 @@ class SequenceDataModule(LightningDataModule, ABC):
     links them into the model, and gives the three splits as tensors. Batches are
     `{"tokens": (B, L)}` of type int64 and, in conditional generation, `"free"` (B, L).
 
-    The order of the training sequences is a function of `seed` and the epoch alone, so a run
-    that resumes at the end of an epoch sees the batches that the uninterrupted run would have
-    seen. Outside of Lightning, call `loader.sampler.set_epoch(epoch)` before every epoch.
+    The order of the training sequences is a function of `seed` and the epoch alone, and the place
+    in it is part of checkpoints, so a run that resumes, also inside of an epoch, sees the batches
+    that the uninterrupted run would have seen. Outside of Lightning, call
+    `loader.sampler.set_epoch(epoch)` before every epoch.
 
     Args:
         batch_size: The number of sequences of a batch, in each process.
@@ -171,40 +175,37 @@ class SequenceDataModule(LightningDataModule, ABC):
         # Only a sampler with `set_epoch` makes the order independent of the global random state,
         # which a resumed run does not restore. It needs to know the processes: Lightning
         # does not replace it.
-        sampler: DistributedSampler[Batch] = DistributedSampler(
+        sampler = EpochSampler(
             dataset,
             num_replicas=1 if trainer is None else trainer.world_size,
             rank=0 if trainer is None else trainer.global_rank,
             seed=self.seed,
             drop_last=True,
         )
+        sampler.set_epoch(0 if trainer is None else trainer.current_epoch)
         if len(sampler) < self.batch_size:
             raise ValueError(
                 f"`batch_size` must be at most the number of training sequences per process "
                 f"({len(sampler)}), got {self.batch_size}; lower it or give more data."
             )
-        return self._loader(dataset, sampler)
+        return TrainingLoader(dataset, sampler=sampler, drop_last=True, **self._settings)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return all validation sequences in order, in batches."""
-        return self._loader(TokenSequences(self.val_tokens, self.free))
+        return DataLoader(TokenSequences(self.val_tokens, self.free), **self._settings)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return all test sequences in order, in batches."""
-        return self._loader(TokenSequences(self.test_tokens, self.free))
+        return DataLoader(TokenSequences(self.test_tokens, self.free), **self._settings)
 
-    def _loader(
-        self, dataset: TokenSequences, sampler: DistributedSampler[Batch] | None = None
-    ) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=_already_a_batch,
-            drop_last=sampler is not None,
-            persistent_workers=self.num_workers > 0,
-        )
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "collate_fn": _already_a_batch,
+            "persistent_workers": self.num_workers > 0,
+        }
 
 
 def save_as_text(
@@ -213,9 +214,16 @@ def save_as_text(
     """Write `samples.txt` and a picture of the tokens, `samples.png`; return the paths."""
     paths = [folder / "samples.txt", folder / "samples.png"]
     rule = "\n" + 72 * "-" + "\n" if any("\n" in text for text in texts) else "\n"
-    paths[0].write_text(rule.join(texts) + "\n", encoding="utf-8")
-    token_figure(tokens[:64], vocab_size).savefig(paths[1], dpi=150)
+    with replacing(paths[0]) as unfinished:
+        unfinished.write_text(rule.join(texts) + "\n", encoding="utf-8")
+    save_figure(token_figure(tokens[:64], vocab_size), paths[1])
     return paths
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all."""
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def require_at_least(least: int, **arguments: int) -> None:

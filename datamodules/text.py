@@ -1,6 +1,6 @@
 """Windows of the tokens of a text, from files or from Python's own documentation."""
 
-import re
+import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import Metric
 
+from ddm.datamodules.builtin_text import python_documentation
 from ddm.datamodules.corpus import Corpus, Files
 from ddm.datamodules.sequences import SequenceDataModule, require_at_least
 from ddm.datamodules.vocabularies import CharacterVocabulary, Vocabulary
@@ -44,8 +45,9 @@ class Text(SequenceDataModule):
     Args:
         path: A UTF-8 text file, which is one document, or a folder whose `*.txt` and `*.txt.gz`
             files, at any depth and in sorted order, are the documents; names that end in `.gz` are
-            unpacked. Files of a folder that are damaged or not UTF-8 are left out with a warning.
-            By default, the built-in text, whose documents are its topics.
+            unpacked. Hidden files and folders are not looked at. Files of a folder that are
+            damaged, not UTF-8, or copies of others are left out with a warning. By default, the
+            built-in text, whose documents are its topics.
         vocabulary: Makes the vocabulary from the whole text; its characters by default.
         length: The number of tokens L of a window.
         batch_size: The number of windows of a batch, in each process.
@@ -56,11 +58,6 @@ class Text(SequenceDataModule):
             are not measured so by default.
         num_workers: The number of processes that load batches; 0 is fastest for data in memory.
         seed: The seed of the order of the training windows.
-
-    Attributes:
-        train_stream: The tokens of the training text in a row, with shape (T,).
-        val_stream: The tokens of the validation text in a row, with shape (T,).
-        test_stream: The tokens of the test text in a row, with shape (T,).
 
     Raises:
         ValueError: If an argument is out of its domain, there is no text, a file that stands alone
@@ -93,36 +90,83 @@ class Text(SequenceDataModule):
                 f"`val_fraction` must lie in ]0, 0.5[, got {val_fraction}: validation and "
                 "testing take as much each; try 0.05."
             )
-        if path is None:
-            corpus = Corpus(_python_documentation())
-        else:
-            corpus = Files(Path(path), None if cache is None else Path(cache))
-        self.vocabulary = vocabulary(corpus)
-        self.vocab_size = len(self.vocabulary)
+        self.path = None if path is None else Path(path)
+        self.cache = None if cache is None else Path(cache)
         self.length = length
+        self.val_fraction = val_fraction
         self.language_model = language_model
+        if isinstance(vocabulary, _Known):
+            self.vocabulary = vocabulary.vocabulary
+        else:
+            self.vocabulary = vocabulary(self._corpus)
+        self.vocab_size = len(self.vocabulary)
+        if not isinstance(vocabulary, _Known):
+            self.prepare_data()
+
+    @classmethod
+    def restore(cls, state: dict[str, Any], **arguments: Any) -> "Text":  # noqa: ANN401
+        """Return the data of a checkpoint, with the vocabulary that is kept in it.
+
+        The text is read when its sequences are asked for: samples are shown without it.
+
+        Args:
+            state: What `state_dict` returned.
+            arguments: Those of the constructor.
+        """
+        make = arguments.pop("vocabulary", CharacterVocabulary)
+        identity = state.get("identity", json.dumps(state["vocabulary"]))
+        known = getattr(make, "func", make).from_identity(identity)
+        return cls(**arguments, vocabulary=_Known(known))
+
+    def prepare_data(self) -> None:
+        """Read the text and keep its tokens; with several processes one does it first.
+
+        Raises:
+            ValueError: If there is no text, or a window is longer than one of the splits.
+        """
+        for split, part in self._splits.items():
+            if len(part) < self.length:
+                raise ValueError(
+                    f"`length` must be at most the {len(part)} tokens of the {split} split "
+                    f"({len(self._corpus)} document(s), val_fraction={self.val_fraction}), got "
+                    f"{self.length}; shorten the windows, change `val_fraction`, or give a longer "
+                    "text in more documents."
+                )
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        if self.path is None:
+            return Corpus(python_documentation())
+        return Files(self.path, self.cache)
+
+    @cached_property
+    def _splits(self) -> dict[str, Tensor]:
         name = f"{type(self.vocabulary).__module__}.{type(self.vocabulary).__qualname__}"
-        tokens, ends = corpus.tokens(
-            self.encode,
-            dtype=np.uint16 if self.vocab_size <= 2**16 else np.int32,
-            key=f"{name} {self.vocabulary.identity}",
+        tokens, ends = self._corpus.tokens(
+            self.encode, self.vocab_size, key=f"{name} {self.vocabulary.identity}"
         )
-        first, second = _cuts(ends, val_fraction)
+        first, second = _cuts(ends, self.val_fraction)
         stream = torch.from_numpy(tokens)
-        splits = {
+        return {
             "training": stream[:first],
             "validation": stream[first:second],
             "test": stream[second:],
         }
-        self.train_stream, self.val_stream, self.test_stream = splits.values()
-        for split, part in splits.items():
-            if len(part) < length:
-                raise ValueError(
-                    f"`length` must be at most the {len(part)} tokens of the {split} split "
-                    f"({len(corpus)} document(s), val_fraction={val_fraction}), got {length}; "
-                    "shorten the windows, change `val_fraction`, or give a longer text in more "
-                    "documents."
-                )
+
+    @property
+    def train_stream(self) -> Integer[Tensor, " T"]:
+        """The tokens of the training text in a row, with shape (T,)."""
+        return self._splits["training"]
+
+    @property
+    def val_stream(self) -> Integer[Tensor, " T"]:
+        """The tokens of the validation text in a row, with shape (T,)."""
+        return self._splits["validation"]
+
+    @property
+    def test_stream(self) -> Integer[Tensor, " T"]:
+        """The tokens of the test text in a row, with shape (T,)."""
+        return self._splits["test"]
 
     @cached_property
     def train_tokens(self) -> Integer[Tensor, "N L"]:
@@ -181,7 +225,8 @@ class Text(SequenceDataModule):
         if self.held_out_words:  # a text of numbers has none
             metrics["word_share"] = WordShare(self.held_out_words, decode)
             metrics["word_share_4"] = WordShare(self.held_out_words, decode, min_length=4)
-        metrics |= {"unigram_entropy": UnigramEntropy(), "distinct_4": DistinctN(4)}
+        n = min(4, self.length)
+        metrics |= {"unigram_entropy": UnigramEntropy(), f"distinct_{n}": DistinctN(n)}
         if self.language_model is not None:
             perplexity = GenerativePerplexity(decode, self.language_model)
             metrics["generative_perplexity"] = perplexity
@@ -189,7 +234,7 @@ class Text(SequenceDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the vocabulary, which gives the tokens of a checkpoint their meaning."""
-        return {"vocabulary": self.vocabulary.tokens}
+        return {"vocabulary": self.vocabulary.tokens, "identity": self.vocabulary.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the tokens mean what they meant when the checkpoint was written.
@@ -209,49 +254,14 @@ class Text(SequenceDataModule):
             )
 
 
-def trigram_sample(
-    tokens: Int[Tensor, " T"],
-    num: int,
-    length: int,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, "num length"]:
-    """Draw sequences from the trigram model of a text, a baseline that knows no words.
+class _Known:
+    """Gives the vocabulary of a checkpoint, for which no text has to be read."""
 
-    Each token is the successor of a uniformly drawn occurrence of the last two tokens. The text is
-    taken as a circle, so every pair of tokens has a successor, and every trigram of a sample
-    has exactly the law of the trigrams of the text. No smoothing: all trigrams are real.
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
 
-    Args:
-        tokens: The text, with shape (T,), for instance `data.train_stream.long()`.
-        num: The number of sequences.
-        length: The number of tokens of a sequence.
-        generator: The source of randomness; the global one by default.
-
-    Returns:
-        Tokens of type int64, with shape (num, length).
-
-    Raises:
-        ValueError: If the text is shorter than a trigram, or `num` or `length` is not positive.
-    """
-    require_at_least(1, num=num, length=length)
-    if tokens.numel() < 3:
-        raise ValueError(
-            f"`tokens` must hold at least one trigram, got {tokens.numel()} token(s); "
-            "pass a longer text."
-        )
-    base = int(tokens.max()) + 1
-    pairs, order = (tokens * base + tokens.roll(-1)).sort()
-    successors = tokens.roll(-2)[order]  # those of one pair stand together
-    start = torch.randint(tokens.numel(), (num,), generator=generator)
-    sample = [tokens[start], tokens.roll(-1)[start]]
-    while len(sample) < length:
-        pair = sample[-2] * base + sample[-1]
-        first = torch.searchsorted(pairs, pair)
-        count = torch.searchsorted(pairs, pair, right=True) - first
-        # In float64 u * count stays below count for every u < 1.
-        u = torch.rand(num, dtype=torch.float64, generator=generator)
-        sample.append(successors[first + (u * count).long()])
-    return torch.stack(sample[:length], dim=1)
+    def __call__(self, corpus: Corpus) -> Vocabulary:
+        return self.vocabulary
 
 
 def _cuts(ends: Int[np.ndarray, " D"], val_fraction: float) -> tuple[int, int]:
@@ -262,26 +272,3 @@ def _cuts(ends: Int[np.ndarray, " D"], val_fraction: float) -> tuple[int, int]:
     if (np.abs(starts - cuts) > 0.4 * (total - cuts[1])).any():
         starts = cuts  # there are few documents, or a very long one
     return int(starts[0]), int(starts[1])
-
-
-def _python_documentation() -> list[str]:
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise ValueError(
-            "`path` must be given, got None: this Python lacks the module `pydoc_data.topics` of "
-            "the built-in text; pass a text file, or install the full standard library."
-        ) from error
-    seen: set[str] = set()
-    documents = []
-    for name in sorted(topics):
-        paragraphs = []
-        for paragraph in re.split(r"\n\s*\n", topics[name]):
-            # Topics quote each other with other indentation and line breaks.
-            words = " ".join(paragraph.split())
-            if words not in seen:
-                seen.add(words)
-                paragraphs.append(paragraph)
-        if paragraphs:
-            documents.append("\n\n".join(paragraphs) + "\n\n")
-    return documents

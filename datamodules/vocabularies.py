@@ -4,6 +4,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from jaxtyping import Int, Integer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from ddm.datamodules.corpus import Corpus, pieces
+from ddm.datamodules.corpus import Corpus
+from ddm.datamodules.reading import pieces
 
 UNKNOWN = "\ufffd"
 """Shown for a state that is no token, such as the mask."""
@@ -37,6 +39,11 @@ class Vocabulary(ABC):
     def identity(self) -> str:
         """Whatever the tokens of a text depend on besides the class."""
         return json.dumps(self.tokens)
+
+    @classmethod
+    def from_identity(cls, identity: str) -> "Vocabulary":
+        """Return the vocabulary with that `identity`, without the text that it was made from."""
+        raise NotImplementedError(f"{cls.__name__} cannot be made without a text")
 
     @abstractmethod
     def encode(self, text: str) -> Int[Tensor, " L"]:
@@ -64,6 +71,11 @@ class CharacterVocabulary(Vocabulary):
     def tokens(self) -> list[str]:
         """The characters."""
         return list(self.characters)
+
+    @classmethod
+    def from_identity(cls, identity: str) -> "CharacterVocabulary":
+        """Return the vocabulary of these characters."""
+        return cls("".join(json.loads(identity)))
 
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of a text, of type int64, with shape (L,).
@@ -147,6 +159,13 @@ class BPE(Vocabulary):
         """The tokens and the merges."""
         return self.tokenizer.to_str()
 
+    @classmethod
+    def from_identity(cls, identity: str) -> "BPE":
+        """Return the encoding with these tokens and merges."""
+        encoding = cls.__new__(cls)
+        encoding.tokenizer = Tokenizer.from_str(identity)
+        return encoding
+
     def encode(self, text: str) -> Int[Tensor, " L"]:
         """Return the tokens of a text, of type int64, with shape (L,)."""
         # Pieces are encoded in parallel.
@@ -176,14 +195,19 @@ class GPT2Vocabulary(BPE):
 
     def __init__(self, text: str | Corpus = "", *, vocab_file: str, merges_file: str) -> None:
         for name, file in (("vocab_file", vocab_file), ("merges_file", merges_file)):
-            try:
-                open(file).close()
-            except OSError as error:
+            if not Path(file).is_file():  # a pipe would never end
                 raise ValueError(
-                    f"`{name}` must be a file that can be read, got '{file}' ({error.strerror}); "
-                    "GPT-2's are `vocab.json` and `merges.txt` in any copy of the model."
-                ) from error
-        self.tokenizer = _byte_level(models.BPE.from_file(vocab_file, merges_file))
+                    f"`{name}` must be an existing file, got '{file}'; GPT-2's are `vocab.json` "
+                    "and `merges.txt` in any copy of the model."
+                )
+        try:
+            model = models.BPE.from_file(vocab_file, merges_file)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(
+                f"`vocab_file` and `merges_file` must be those of one byte-level encoding, got "
+                f"'{vocab_file}' and '{merges_file}' ({error}); fetch them again."
+            ) from error
+        self.tokenizer = _byte_level(model)
 
 
 def _corpus(text: str | Corpus) -> Corpus:

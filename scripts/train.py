@@ -7,12 +7,15 @@ path (`--model.kernel mypackage.Ring`); `--model.kernel.help Uniform` explains i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 # Classes that are imported can be named without their path.
 import ddm.backbones
 import ddm.callbacks
 import ddm.datamodules  # noqa: F401
+from ddm.checkpoint import check_checkpoint
 from ddm.module import DiscreteDiffusion
+from ddm.trust import class_paths
 
 import torch
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -29,9 +32,15 @@ class CommandLine(LightningCLI):
         parser.link_arguments("data.length", "model.length", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and remember what was asked for."""
+        """Parse, and remember what was asked for.
+
+        A checkpoint may name the classes that the command line names, and those of ddm.
+        """
         super().parse_arguments(parser, args)
         self.asked = self.config.clone()
+        asked = self.asked.get(self.asked.get("subcommand") or "", self.asked)
+        if (checkpoint := asked.get("ckpt_path")) and Path(checkpoint).is_file():
+            check_checkpoint(checkpoint, trust=[*map(str, class_paths(asked.as_dict()))])
 
     def before_instantiate_classes(self) -> None:
         """Build the model that was asked for.

@@ -185,7 +185,10 @@ def test_features_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_text(yaml.safe_dump(config))
     run = script("train").main(["fit", f"--config={path}"])
     assert "samples/frechet_corners_2" in run.trainer.callback_metrics
-    data = load_data(run.trainer.checkpoint_callback.last_model_path)
+    checkpoint = run.trainer.checkpoint_callback.last_model_path
+    with pytest.raises(ValueError, match="`checkpoint` must name classes of ddm or of packages"):
+        load_data(checkpoint)
+    data = load_data(checkpoint, trust=["mynetwork"])
     assert "frechet_corners" in data.metrics()
 
 
@@ -448,8 +451,7 @@ def test_text_prompt(vocabulary, tmp_path: Path, monkeypatch) -> None:
     assert (tokens[:, -len(end) :] == end.numpy()).all()
     assert all(text.startswith("a ta") for text in paths[0].read_text().splitlines())
     (tmp_path / "text.txt").unlink()
-    with pytest.warns(UserWarning, match="tokens are shown as numbers"):
-        assert load_data(checkpoint) is None
+    assert load_data(checkpoint).encode("a tal").tolist() == encode("a tal").tolist()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ddm.datamodules import (
@@ -92,9 +92,10 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def cpu_trainer(epochs: int) -> Trainer:
+def cpu_trainer(epochs: int, **further) -> Trainer:
     """Return a silent trainer that writes nothing by itself."""
     return Trainer(
+        **further,
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
@@ -243,11 +244,62 @@ def test_resumed_run_sees_the_batches_of_the_uninterrupted_run(make, tmp_path):
     assert torch.equal(again.val_tokens, make().val_tokens)
 
 
+class Stop(Callback):
+    """Writes a checkpoint after a number of steps, and ends the run as if it were killed."""
+
+    def __init__(self, step: int, path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("limit", [1.0, 2])
+@pytest.mark.parametrize("step", range(1, 6))
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_resuming_inside_of_an_epoch(num_workers, step, limit, tmp_path):
+    """No batch is seen twice, none is left out, with workers, too; an epoch has three batches."""
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    cpu_trainer(3, limit_train_batches=limit).fit(whole, datamodule=small_countdown())
+    path = tmp_path / "stopped.ckpt"
+    stopped = cpu_trainer(3, limit_train_batches=limit, callbacks=[Stop(step, path)])
+    with pytest.raises(InterruptedError):
+        stopped.fit(first, datamodule=small_countdown(num_workers=num_workers))
+    data = small_countdown(num_workers=num_workers)
+    again = cpu_trainer(3, limit_train_batches=limit)
+    again.fit(second, datamodule=data, ckpt_path=path, weights_only=True)
+    seen = first.seen + second.seen
+    assert [epoch for epoch, _ in seen] == [epoch for epoch, _ in whole.seen]
+    for (_, expected), (_, tokens) in zip(whole.seen, seen, strict=True):
+        assert torch.equal(tokens, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_workers_see_the_same_batches(tmp_path):
+    """With processes that load batches, resuming after an epoch goes on with the next one."""
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    cpu_trainer(3).fit(whole, datamodule=small_countdown())
+    trainer = cpu_trainer(1)
+    trainer.fit(first, datamodule=small_countdown(num_workers=2))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    data = small_countdown(num_workers=2)
+    cpu_trainer(3).fit(second, datamodule=data, ckpt_path=tmp_path / "one.ckpt")
+    seen = first.seen + second.seen
+    assert [epoch for epoch, _ in seen] == [epoch for epoch, _ in whole.seen]
+    for (_, expected), (_, tokens) in zip(whole.seen, seen, strict=True):
+        assert torch.equal(tokens, expected)
+
+
 def test_processes_share_the_training_sequences():
     """Two processes see disjoint halves of the data, without a word from Lightning."""
 
     class Process:
         world_size = 2
+        current_epoch = 0
 
         def __init__(self, rank: int) -> None:
             self.global_rank = rank
@@ -293,7 +345,7 @@ def test_base_class_is_abstract():
         (lambda: BPE("abc", 9), "`vocab_size` must be at least 256, one for every byte, got 9;"),
         (
             lambda: GPT2Vocabulary(vocab_file="no.json", merges_file="no.txt"),
-            "`vocab_file` must be a file that can be read, got 'no.json'",
+            "`vocab_file` must be an existing file, got 'no.json'",
         ),
         (lambda: CharacterVocabulary(""), "`text` must hold at least one character, got '';"),
         (

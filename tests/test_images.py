@@ -1,7 +1,9 @@
 """Images: the order of the pixels, levels, splits, what is read from where, and the metric."""
 
 import gzip
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ddm.backbones import UNet
 from ddm.datamodules import Images, image_sources
+from ddm.datamodules.image_sources import read_folder
 from ddm.metrics import PCA, FrechetDistance, Inception, inception
 from image_files import write_idx, write_images
 
@@ -393,3 +396,93 @@ def test_metric_errors(make, message):
     """Errors name the argument, the rule, the value and the remedy."""
     with pytest.raises(ValueError, match=message):
         make(torch.zeros(2, 3))
+
+
+# The eight values of the tag, and what a viewer shows of the stored pixels.
+SHOWN = {
+    1: lambda p: p,
+    2: np.fliplr,
+    3: lambda p: np.rot90(p, 2),
+    4: np.flipud,
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: np.rot90(p, 2).swapaxes(0, 1),
+    8: np.rot90,
+    9: lambda p: p,  # no such value
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "JPG"])
+@pytest.mark.parametrize("tag", SHOWN)
+def test_images_are_upright(tmp_path, tag, suffix):
+    """Photographs that a camera turned by EXIF are read as every viewer shows them."""
+    stored = np.zeros((16, 8, 3), np.uint8)
+    stored[:8] = 250
+    stored[:, :4] += 5  # two edges, so that each of the eight ways differs
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, quality=100, subsampling=0)
+    (pixels,) = read_folder(tmp_path).permute(0, 2, 3, 1).numpy()
+    expected = SHOWN[tag](stored)
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels.astype(int) - expected).max() <= 2  # of JPEG
+
+
+def test_turned_images_have_one_size(tmp_path):
+    """A folder whose images all look alike is accepted, however the camera was held."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((16, 8), np.uint8)).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / "b.png")
+    assert read_folder(tmp_path).shape == (2, 1, 8, 16)
+
+
+def test_damaged_exif_is_ignored(tmp_path, monkeypatch):
+    """The pixels are fine."""
+    write_images(tmp_path, (1, 4, 4), 2)
+
+    def fail(image):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert read_folder(tmp_path).shape == (2, 1, 4, 4)
+
+
+def test_other_files_are_no_images(tmp_path, monkeypatch):
+    """Hidden files, pipes and links to nowhere are not looked at; EPS starts no program."""
+    write_images(tmp_path, (1, 4, 4), 2)
+    write_images(tmp_path / ".thumbnails", (1, 2, 2), 2)
+    write_images(tmp_path / "deep" / ".ipynb_checkpoints", (1, 2, 2), 2)
+    (tmp_path / "._0.png").write_bytes(b"resource fork")
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert read_folder(tmp_path).shape == (2, 1, 4, 4)
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n"
+    (tmp_path / "script.png").write_bytes(script)
+    monkeypatch.setattr(subprocess, "check_call", pytest.fail)
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    with pytest.warns(UserWarning, match=r"1 of 3 images .*script\.png' \(no image\)"):
+        assert read_folder(tmp_path).shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_stand_in_one_split(tmp_path, seed):
+    """No image is held out that was trained on; every copy is kept."""
+    write_images(tmp_path, (1, 4, 4), 12)
+    for i in range(12):
+        for copy in range(i % 4):
+            (tmp_path / f"{i}-{copy}.PNG").write_bytes((tmp_path / f"{i}.png").read_bytes())
+    data = Images(str(tmp_path), val_fraction=0.2, seed=seed)
+    splits = (data.train_tokens, data.val_tokens, data.test_tokens)
+    distinct = [{tuple(row) for row in split.tolist()} for split in splits]
+    assert sum(map(len, splits)) == 12 + 3 * (0 + 1 + 2 + 3)
+    assert sum(map(len, distinct)) == len(set.union(*distinct)) == 12
+
+
+def test_nothing_but_copies(tmp_path):
+    """One image under many names is split like any other images."""
+    write_images(tmp_path, (1, 4, 4), 1)
+    for i in range(1, 10):
+        (tmp_path / f"{i}.png").write_bytes((tmp_path / "0.png").read_bytes())
+    data = Images(str(tmp_path), val_fraction=0.2)
+    assert [len(x) for x in (data.train_tokens, data.val_tokens, data.test_tokens)] == [6, 2, 2]

@@ -1,8 +1,11 @@
 """Text: vocabularies, documents in files, the cache of tokens, splits and metrics."""
 
 import gzip
+import io
 import itertools
+import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +17,15 @@ from ddm.datamodules import (
     GPT2Vocabulary,
     Text,
     Text8Vocabulary,
+    cache,
     corpus,
+    reading,
+    token_files,
     trigram_sample,
 )
-from ddm.datamodules.corpus import Corpus, Files, pieces
+from ddm.datamodules.cache import reading_cache
+from ddm.datamodules.corpus import Corpus, Files
+from ddm.datamodules.reading import pieces
 
 
 def small_text(**changes) -> Text:
@@ -142,7 +150,9 @@ def test_text_reads_gzip(tmp_path):
     for where in (path, tmp_path):
         assert texts(Text(str(where), length=3, batch_size=1)) == ["abc" * 27, "abcab", "cabc"]
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"UTF-8 text, but '.*a\.txt\.gz' has damaged gzip data"):
+    with pytest.raises(
+        ValueError, match=r"UTF-8 text, but '.*a\.txt\.gz' has damaged gzip .*; fetch it again"
+    ):
         Text(str(path), length=3, batch_size=1)
 
 
@@ -239,7 +249,7 @@ def test_cache_gives_what_was_made(folder, vocabulary, monkeypatch):
     def refuse(*args):
         raise AssertionError("the text is read again")
 
-    monkeypatch.setattr(corpus, "_read", refuse)
+    monkeypatch.setattr(corpus, "read_text", refuse)
     again = Text(str(folder), vocabulary=vocabulary, **{**ROUGH, "length": 9})
     assert again.vocabulary.tokens == data.vocabulary.tokens
     assert torch.equal(again.train_stream, data.train_stream)
@@ -256,7 +266,7 @@ def test_tokens_are_mapped_not_read(folder):
     files = Files(folder)
     vocabulary = CharacterVocabulary(files)
     for _ in range(2):
-        tokens, ends = files.tokens(vocabulary.encode, np.uint16, vocabulary.identity)
+        tokens, ends = files.tokens(vocabulary.encode, len(vocabulary), vocabulary.identity)
         assert isinstance(tokens, np.memmap)
         assert tokens.dtype == np.uint16
         assert ends.tolist() == [419, 838, 1257]
@@ -270,7 +280,7 @@ def test_tokens_are_mapped_not_read(folder):
 def test_half_a_cache_is_never_left(folder, tmp_path, monkeypatch, place):
     """A run that is stopped while it writes leaves nothing that could be taken for tokens."""
     data = Text(str(folder), cache=str(tmp_path / "whole"), **ROUGH)
-    write_header = corpus._write_header
+    write_header = token_files._write_header
 
     def interrupted(stream, *rest):
         if place == "ends" or rest[-1] > 0:  # the header is written last once more
@@ -279,7 +289,7 @@ def test_half_a_cache_is_never_left(folder, tmp_path, monkeypatch, place):
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            *((np, "save") if place == "ends" else (corpus, "_write_header")), interrupted
+            *((np, "save") if place == "ends" else (token_files, "_write_header")), interrupted
         )
         with pytest.raises(KeyboardInterrupt):
             Text(str(folder), cache=str(tmp_path / "cache"), **ROUGH)
@@ -369,3 +379,173 @@ def test_cache_that_cannot_be_written(folder):
         ValueError, match=r"`cache` must be a folder that can be written, got '.*a\.txt"
     ):
         Text(str(folder), cache=str(folder / "a.txt"), **ROUGH)
+
+
+def test_hidden_files_and_copies_are_left_out(folder):
+    """No copy of a document, hidden or under another name, is held out or trained on."""
+    before = Text(str(folder), **ROUGH)
+    for name in (".ipynb_checkpoints/a-checkpoint.txt", "deep/.hidden.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("hidden § ", encoding="utf-8")
+    assert Files(folder).left_out == {}
+    content = (folder / "a.txt").read_bytes().replace(b"\r\n", b"\n")
+    (folder / "z.txt").write_bytes(content.replace(b"\n", b"\r\n"))
+    (folder / "zz.txt").symlink_to(folder / "a.txt")
+    with pytest.warns(UserWarning, match=r"2 file\(s\) .*copies .*z\.txt \(a copy of a\.txt\)"):
+        data = Text(str(folder), **ROUGH)
+    assert texts(data) == texts(before)
+
+
+def test_suffixes_in_any_case(folder):
+    """`*.TXT` and `*.Txt.GZ` are text as well, and packed ones are unpacked."""
+    (folder / "b.TXT").write_text("small\n", encoding="utf-8")
+    (folder / "c.Txt.GZ").write_bytes(gzip.compress(b"packed\n"))
+    text = "".join(Files(folder))
+    assert "small" in text
+    assert "packed" in text
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_line_ends_are_line_feeds(tmp_path, size):
+    """Whatever the system that wrote the text, also where a block ends inside of a line end."""
+    (tmp_path / "a.txt").write_bytes(b"a\r\nb\rc\n\r\n\r")
+    assert "".join(reading.read_text(tmp_path / "a.txt", size)) == "a\nb\nc\n\n\n"
+
+
+def test_a_piece_ends_inside_of_a_line_end(tmp_path, monkeypatch):
+    """Where no place to cut is near, a piece may end anywhere, but not inside of a line end."""
+    text = b"1" * (2**21 - 1) + b"\r\n" + b"2" * 9
+    (tmp_path / "a.txt").write_bytes(text)
+    assert "".join(Files(tmp_path / "a.txt")) == text.decode().replace("\r", "")
+
+
+def test_replaced_files_of_equal_size_and_time_are_read_again(folder):
+    """What a copy that keeps times puts in the place of a file is another text."""
+    file = folder / "a.txt"
+    old, stat = Text(str(folder), **ROUGH), file.stat()
+    file.write_bytes(file.read_bytes().replace(b"line", b"nile"))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert not torch.equal(Text(str(folder), **ROUGH).train_stream, old.train_stream)
+
+
+def damaged(content: bytes, position: int) -> bytes:
+    """Return content with one bit changed."""
+    return content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
+
+
+def foreign(folder) -> None:
+    """Put tokens of a larger vocabulary, with right checksums, in the place of the cache."""
+    (tokens,) = folder.glob(".cache/*/tokens-*.npy")
+    (ends,) = folder.glob(".cache/*/ends-*.npy")
+    with tokens.open("wb") as stream:
+        made = token_files.write_tokens(
+            stream, [["a" * 400], ["a" * 800]], lambda text: torch.full((len(text),), 60_000), 2**16
+        )
+    content = io.BytesIO()
+    np.save(content, np.append(made.ends, made.checksum))
+    with ends.open("wb") as stream:
+        corpus._seal(content.getvalue(), stream)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda file: file.write_bytes(damaged(file.read_bytes(), -1)),
+        lambda file: file.write_bytes(damaged(file.read_bytes(), 70)),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(bytes(len(file.read_bytes()))),
+        lambda file: file.write_bytes(file.read_bytes() + b"more"),
+        lambda file: (file.unlink(), file.mkdir()),
+        lambda file: (file.unlink(), os.mkfifo(file)),
+        lambda file: (file.rename(f"{file}.old"), file.symlink_to(f"{file}.old")),
+        lambda file: file.chmod(0o666),
+    ],
+    ids=["bit", "header", "empty", "zeros", "longer", "folder", "pipe", "link", "open"],
+)
+@pytest.mark.parametrize("kind", ["tokens-*", "ends-*", "characters.*", "files.*"])
+def test_caches_that_cannot_be_trusted_are_made_again(folder, harm, kind, request):
+    """Damage, links, and files of others are noticed; what is made again has the right tokens."""
+    name = request.node.callspec.id.split("-")[-1]
+    whole = texts(Text(str(folder), **ROUGH))  # and not mapped any more
+    (file,) = folder.glob(f".cache/*/{kind}")
+    harm(file)
+    if name == "folder":
+        with pytest.raises(ValueError, match="`cache` must be a folder that can be written"):
+            Text(str(folder), **ROUGH)
+        return
+    again = Text(str(folder), **ROUGH)
+    assert texts(again) == whole
+    assert file.is_file()
+    assert not file.is_symlink()
+    assert file.stat().st_uid == os.geteuid()
+    assert file.stat().st_mode & 0o002 == 0
+
+
+@pytest.mark.parametrize(("user", "owner"), [(1, 1), (1, 0), (0, 1), (1, 2)])
+def test_caches_of_others_are_not_read(tmp_path, monkeypatch, user, owner):
+    """A file of a cache belongs to the user, to the owner of the data, or to root."""
+    kept, found = tmp_path / "kept", tmp_path.stat()
+    kept.write_bytes(b"tokens")
+    fields = list(kept.stat())
+    fields[4] += owner  # the fifth is the user
+    whose = os.stat_result(fields)
+    monkeypatch.setattr(cache.os, "fstat", lambda descriptor: whose)
+    monkeypatch.setattr(cache.os, "geteuid", lambda: found.st_uid + user)
+    if owner in (0, user):
+        with reading_cache(kept, tmp_path) as stream:
+            assert stream.read() == b"tokens"
+    else:
+        with (
+            pytest.raises(PermissionError, match="belongs to somebody else"),
+            reading_cache(kept, tmp_path),
+        ):
+            pass
+
+
+def test_tokens_outside_of_the_vocabulary_are_made_again(folder):
+    """A cache whose checksums are right is still not believed to hold tokens 60,000 of V = 20."""
+    whole = texts(Text(str(folder), **ROUGH))  # and not mapped any more
+    foreign(folder)
+    assert texts(Text(str(folder), **ROUGH)) == whole
+
+
+def test_vocabularies_outside_of_their_range(folder):
+    """Tokens that do not fit are not wrapped around in silence."""
+
+    class Wrong(CharacterVocabulary):
+        def encode(self, text):
+            return super().encode(text) + 70_000
+
+    with pytest.raises(ValueError, match=r"`vocabulary` must give tokens in 0\.\.\d+, got 700"):
+        Text(str(folder), vocabulary=Wrong, **ROUGH)
+
+
+def test_pipes_and_devices_are_no_text(tmp_path):
+    """They are refused, not waited for."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path / "pipe.txt", "/dev/zero"):
+        with pytest.raises(ValueError, match="a pipe or a device"):
+            Files(Path(path))
+    with pytest.raises(ValueError, match="with none; rename"):
+        Files(tmp_path)
+    arguments = {"vocab_file": str(tmp_path / "pipe.txt"), "merges_file": "no.txt"}
+    with pytest.raises(ValueError, match="`vocab_file` must be an existing file"):
+        GPT2Vocabulary(**arguments)
+
+
+def test_damaged_vocabulary_files(tmp_path):
+    """Both files are named."""
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_text("{")
+    files = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
+    with pytest.raises(ValueError, match="`vocab_file` and `merges_file` must be those of one"):
+        GPT2Vocabulary(**{k: str(tmp_path / v) for k, v in files.items()})
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_short_windows_are_measured(length):
+    """Windows shorter than four tokens are measured by their own n-grams."""
+    data = Text(length=length, batch_size=2)
+    tokens = data.val_tokens[:8].long()
+    assert f"distinct_{length}" in data.measure(tokens, tokens)
