@@ -68,7 +68,7 @@ class OnePass(OptimalSteps):
         """Measure the cost table; costs one network call per time."""
         begin = time.monotonic()
         costs = self.measure(denoiser, x_0, self.times, **settings)
-        return self._table(denoiser.process, sampler, costs, 0, begin)
+        return self._table(denoiser, sampler, costs, 0, begin)
 
 
 def two_passes(num_calls: int) -> OptimalSteps:
