@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test demo results results-gpu clean
+.PHONY: help install lint format test mutants demo results results-gpu clean
 
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
+FILES ?= $(wildcard ddm/schedules/optimal/[a-z]*.py)
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -30,6 +31,9 @@ format: $(INSTALLED) ## Apply the fixes that ruff can make by itself
 # One thread per worker: torch would otherwise start as many threads as cores in each of them.
 test: $(INSTALLED) ## Run the tests (WORKERS=2 processes; PYTEST_ARGS="-m 'not slow'")
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
+
+mutants: $(INSTALLED) ## Change the code a little and list what no test notices (FILES=...)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(FILES)
 
 demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the CPU
 	$(BIN)/python scripts/demo.py

@@ -26,7 +26,7 @@ from ddm.schedules import (
     Optimised,
     SamplingSchedule,
     ScheduleOptimizer,
-    keep_best,
+    choose,
 )
 from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_costs, plot_density, plot_evolution
@@ -37,12 +37,13 @@ class JYSScheduleCallback(Callback):
     r"""Re-optimise the sampling schedule from the current weights, periodically.
 
     Every update measures a cost table on sequences that training has just seen, with the averaged
-    weights if a `WeightAveraging` callback keeps some, finds one schedule per number of steps, and
-    keeps the best of {uniform, cosine, previous, new} as judged on sequences that the search did
-    not use. Training itself is left alone: random states, train or eval mode, gradients and
-    precision are as they were, so that a run with the callback trains the same weights as a run
-    without it. Under DDP every rank measures its own shard and all get the same schedules. Where
-    training batches have a prompt, schedules are those for generation around it.
+    weights if a `WeightAveraging` callback keeps some, and finds one schedule per number of steps.
+    The previous schedule, uniform steps at first, stays unless another one of {uniform, cosine,
+    new} is better on sequences that the search did not use, by more than chance (`choose`).
+    Training itself is left alone: random states, train or eval mode, gradients and precision are as
+    they were, so that a run with the callback trains the same weights as a run without it. Under
+    DDP every rank measures its own shard and all get the same schedules. Where training batches
+    have a prompt, schedules are those for generation around it.
 
     The schedules are in the callback's state, so that they travel with checkpoints, and in a JSON
     file `<checkpoint>.schedules.json` beside each of them, which `scripts/sample.py` reads. A
@@ -269,16 +270,8 @@ class JYSScheduleCallback(Callback):
                     for a, b in zip(old.times, new.times, strict=True)
                 )
                 new = SamplingSchedule(tuple(mixed), new.source, new.info)
-            candidates = {
-                "uniform": SamplingSchedule.uniform(n),
-                "cosine": SamplingSchedule.cosine(n),
-                "new": new,
-            }
-            if old is not None:
-                candidates["previous"] = old
-            decision = keep_best(found.table, candidates)
+            decision = choose(found.table, new, old)
             kept[n] = decision.schedule
-            uniform = decision.costs["uniform"]
             self.history.append(
                 {
                     "step": step,
@@ -286,8 +279,9 @@ class JYSScheduleCallback(Callback):
                     "times": list(decision.schedule.times),
                     "winner": decision.winner,
                     "costs": decision.costs,
-                    # Independent tokens cost nothing with any schedule.
-                    "gain": 1 - decision.costs[decision.winner] / uniform if uniform else 0.0,
+                    "gain": decision.gain,
+                    "gain_error": decision.gain_error,
+                    "confidence": decision.confidence,
                     "seconds": seconds,
                     "num_calls": found.num_calls,
                 }
@@ -304,7 +298,9 @@ class JYSScheduleCallback(Callback):
         names = {"uniform": 0.0, "cosine": 1.0, "previous": 2.0, "new": 3.0}
         for entry in latest:
             n = entry["num_steps"]
-            scalars[f"schedule/predicted_gain/{n}_steps"] = entry["gain"]
+            for name in ("gain", "gain_error"):
+                scalars[f"schedule/predicted_{name}/{n}_steps"] = entry[name]
+            scalars[f"schedule/confidence/{n}_steps"] = entry["confidence"]
             scalars[f"schedule/kept/{n}_steps"] = names[entry["winner"]]
             for name, cost in entry["costs"].items():
                 scalars[f"schedule/cost_{name}/{n}_steps"] = cost

@@ -74,7 +74,7 @@ def test_quartiles():
     excess = np.tril(np.subtract.outer(t**2, t**2) ** 2, -1)
     zeros, ones = np.zeros_like(excess), np.ones_like(t)
     setting = Setting.of(ForwardProcess(Uniform(2), LogLinear()), Analytic())
-    table = CostTable(t, excess, zeros, excess, ones, 0.75, setting, 8, 2, 0)
+    table = CostTable(t, excess, zeros, ones, 0.75, setting, 8, 2, 0)
     assert kernel_gain.quartiles(table) == pytest.approx([0.25**0.5, 0.5**0.5, 0.75**0.5], rel=1e-3)
 
 

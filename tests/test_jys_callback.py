@@ -227,11 +227,11 @@ def test_uniform_is_logged_beside(tmp_path):
     callback = JYSScheduleCallback(
         (3,),
         optimizer=OptimalSteps(num_times=16, pilot_times=8),
-        num_samples=64,
+        num_samples=256,
         denoiser=lambda module: oracle,
     )
     run = trainer(tmp_path, callback, SampleLogger(2, [3]), epochs=1)
-    values = CountDown(V, L, num_samples=64, num_val=16, batch_size=16)
+    values = CountDown(V, L, num_samples=256, num_val=16, batch_size=64)
     run.fit(module(), values)
     assert callback.schedule(3).source == "optimal"
     logged = {k for k in run.callback_metrics if k.startswith("samples/countdown_error")}
@@ -320,16 +320,16 @@ def test_smoothing_mixes_times(tmp_path):
 
     callback = JYSScheduleCallback((2,), optimizer=Fixed(), num_samples=16, smoothing=0.25)
     seen = []
-    keep_best = "ddm.callbacks.jys_schedule.keep_best"
+    choose = "ddm.callbacks.jys_schedule.choose"
     with pytest.MonkeyPatch.context() as patch:
 
-        def newest(table, candidates):
+        def newest(table, new, previous):
             from ddm.schedules import Decision
 
-            seen.append(candidates["new"].times[1])
-            return Decision("new", candidates["new"], dict.fromkeys(candidates, 1.0))
+            seen.append(new.times[1])
+            return Decision("new", new, {"new": 1.0}, 0.0, 0.0, 0.5)
 
-        patch.setattr(keep_best, newest)
+        patch.setattr(choose, newest)
         trainer(tmp_path, callback).fit(module(), data(), data(16))
     assert seen == pytest.approx([0.8, 0.25 * 0.8 + 0.75 * 0.4])
 
@@ -425,6 +425,6 @@ def test_ranks_agree(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = [Optimised.load(tmp_path / f"rank{r}.json") for r in range(2)]
     assert found[0].schedules == found[1].schedules
-    for name in ("excess", "held_out", "retention"):
+    for name in ("excess", "standard_error", "retention"):
         assert (getattr(found[0].table, name) == getattr(found[1].table, name)).all()
     assert found[0].table.num_samples + found[0].table.num_held_out == 32

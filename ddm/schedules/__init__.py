@@ -6,7 +6,8 @@ from ddm.schedules.jys.golden_section import Peak, golden_section
 from ddm.schedules.jys.hierarchy import Breakdown, Hierarchy, Split
 from ddm.schedules.jys.jump_your_steps import JumpYourSteps
 from ddm.schedules.jys.klub import KLUB, RevealKLUB, TokenKLUB
-from ddm.schedules.optimal.cost_table import CostTable, Decision, keep_best
+from ddm.schedules.optimal.cost_table import CostTable
+from ddm.schedules.optimal.guard import Decision, choose, keep_best
 from ddm.schedules.optimal.optimal_steps import OptimalSteps
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.optimal.step_cost import StepCosts, loss_curve_costs, measure_step_costs
@@ -31,6 +32,7 @@ __all__ = [
     "Split",
     "StepCosts",
     "TokenKLUB",
+    "choose",
     "golden_section",
     "keep_best",
     "loss_curve_costs",

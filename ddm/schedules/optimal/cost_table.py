@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.stats import t as student
+from jaxtyping import Float
 
 from ddm.files import read_json, write_json
 from ddm.functional import check_times
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 from ddm.schedule import SamplingSchedule, check_num_steps
+from ddm.schedules.optimal.interpolation import bilinear, curvature, grid_index
+from ddm.schedules.optimal.search import refine, times_by_density
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.optimal.smoothing import signed_roots, smooth
+from ddm.schedules.optimal.validation import check_table
 from ddm.schedules.setting import Setting
 
 
@@ -39,26 +41,29 @@ class CostTable:
         times: Increasing grid from 0 to 1, (M + 1,).
         excess: `excess[i, j]` for j < i in nats per sequence, against infinitely many steps.
         standard_error: Standard errors of `excess` over sequences.
-        held_out: The same as `excess`, from sequences that were not used for it.
         retention: How much of an error made at the grid times survives to t = 0, see `retention`.
         gamma: Exponent of the weights, w = retention^gamma.
         setting: What the table was measured for.
         num_samples: Sequences behind `excess`.
-        num_held_out: Sequences behind `held_out`.
+        num_held_out: Sequences that were kept from the table, to judge schedules.
         num_calls: Network calls spent, pilot included.
         seconds: Wall-clock time spent.
         width: How widely costs are averaged, in cells, see `smooth`; 0 takes them as measured.
+        min_time: Smallest positive time that the network knows; no schedule has one between it and
+            0. A model of T discrete steps has 1 / T.
+        held_out: The excess of every single held-out sequence, (num_held_out, M + 1, M + 1), for
+            `keep_best`. Too large for files: only a table that has just been measured has it.
 
     Raises:
-        ValueError: A cost is NaN or infinite, or an excess is clearly negative: below zero
-            by 6 standard errors (more for few sequences), 5 % of the cost of a single step, and a
-            hundredth of a nat, which is of no consequence.
+        ValueError: An entry is not finite, out of its range or of another shape than the grid, or
+            an excess is clearly negative: below zero by 6 standard errors (more for few sequences),
+            5 % of the cost of a single step, and a hundredth of a nat, which is of no consequence.
     """
 
+    # Shapes are checked for files, too, see `check_table`.
     times: np.ndarray
     excess: np.ndarray
     standard_error: np.ndarray
-    held_out: np.ndarray
     retention: np.ndarray
     gamma: float
     setting: Setting
@@ -67,30 +72,12 @@ class CostTable:
     num_calls: int
     seconds: float = 0.0
     width: float = 0.0
+    min_time: float = 0.0
+    held_out: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Refuse a table that a shortest path would be misled by."""
-        for name in ("excess", "held_out"):
-            table = getattr(self, name)
-            if not np.isfinite(table).all():
-                raise ValueError(
-                    f"`{name}` must be finite, got NaN or infinite costs of "
-                    f"{(~np.isfinite(table)).sum()} steps; the network excludes what the data do "
-                    "at some time."
-                )
-        # An imperfect network may contradict itself a little between noise levels; few sequences do
-        # not know their own error well (for many of them the factor is 6).
-        factor = student.isf(1e-9, max(self.num_samples - 1, 1))
-        slack = factor * self.standard_error + 0.05 * max(self.excess[-1, 0], 0.0) + 0.01
-        negative = self.excess < -slack
-        if negative.any():
-            i, j = (int(k) for k in np.argwhere(negative)[0])
-            raise ValueError(
-                f"`excess` must be >= 0, got {self.excess[i, j]:.4g} +- "
-                f"{self.standard_error[i, j]:.2g} nats for the step {self.times[i]:.4g} -> "
-                f"{self.times[j]:.4g}: the network contradicts itself between these times; train "
-                "it longer, or use `MeanDenoiser`, which knows the likelihood of its input."
-            )
+        check_table(self)
 
     @property
     def weights(self) -> np.ndarray:
@@ -111,30 +98,58 @@ class CostTable:
         return root * np.maximum(self._roots.diagonal(-1), 0.0) / np.diff(self.times)
 
     @property
+    def floor(self) -> float:
+        """What the last step costs at least: the one from `min_time`, 0 if all times are allowed.
+
+        Weighted nats per sequence.
+        """
+        return float(self._steps(np.array([self.min_time]), np.zeros(1))[0])
+
+    @property
     def asymptote(self) -> float:
-        """The constant `(int sqrt(w kappa))^2`: the cost of N steps tends to it over N."""
-        return float((self.density * np.diff(self.times)).sum() ** 2)
+        """The constant `(int sqrt(w kappa))^2`: the cost of N steps above `floor` tends to it / N.
+
+        The integral runs over the times that are allowed.
+        """
+        level = np.concatenate([[0.0], (self.density * np.diff(self.times)).cumsum()])
+        return float((level[-1] - np.interp(self.min_time, self.times, level)) ** 2)
 
     @cached_property
     def _paths(self) -> tuple[np.ndarray, list[np.ndarray]]:
         steps = self.weights[None, :] * np.maximum(self._roots, 0.0) ** 2
+        steps[:, (self.times > 0) & (self.times < self.min_time)] = np.inf
         return shortest_paths(steps, min(self.num_cells, 256))
 
-    def evaluate(self, times: Sequence[float], *, held_out: bool = False) -> float:
+    def evaluate(self, times: Sequence[float]) -> float:
         """Return the cost J of any schedule, on the grid or off it, weighted nats per sequence."""
         t = check_times(list(times)).numpy()
-        return float(self._steps(t[:-1], t[1:], held_out=held_out).sum())
+        return float(self._steps(t[:-1], t[1:]).sum())
+
+    def sequence_costs(self, times: Sequence[float]) -> Float[np.ndarray, " B"]:
+        """Return what a schedule costs every held-out sequence, weighted nats.
+
+        No root is taken and nothing is cut off: costs are linear in those of the sequence, so that
+        noise does not make their mean too large. Between grid times `curvature` is interpolated.
+
+        Raises:
+            ValueError: The table has no held-out sequences.
+        """
+        t = check_times(list(times)).numpy()
+        length = grid_index(self.times, t[:-1]) - grid_index(self.times, t[1:])
+        weights = np.interp(t[1:], self.times, self.weights) * length**2
+        return np.asarray(bilinear(self._curvature, self.times, t[:-1], t[1:]) @ weights)
 
     def schedule(self, num_steps: int) -> SamplingSchedule:
         """Return the best schedule with N steps, for any N >= 1."""
         check_num_steps(num_steps)
-        starts = [self._by_density(num_steps)]
+        mass = self.density * np.diff(self.times)
+        starts = [times_by_density(self.times, mass, num_steps, self.min_time)]
         if num_steps < len(self._paths[0]) and len(self._paths[1][num_steps]):
             starts.append(self.times[self._paths[1][num_steps]])
         costs = [self._steps(t[:-1], t[1:]).sum() for t in starts]
         times = starts[int(np.argmin(costs))]
         if num_steps <= self.num_cells:  # finer than the grid, the density is all that is known
-            times = self._refine(times)
+            times = refine(times, self._steps, self.min_time)
         info = {
             "cost": self.evaluate(times.tolist()),
             "num_samples": self.num_samples,
@@ -148,15 +163,20 @@ class CostTable:
         return self.evaluate(self.schedule(num_steps).times)
 
     def steps_for(self, cost: float) -> int:
-        """Return the smallest number of steps whose best schedule costs at most `cost`."""
-        if not cost > 0:
+        """Return the smallest number of steps whose best schedule costs at most `cost`.
+
+        Raises:
+            ValueError: No finite number of steps is enough.
+        """
+        if not cost > self.floor:
             raise ValueError(
-                f"`cost` must be positive, got {cost}; no finite number of steps costs nothing."
+                f"`cost` must be positive and above {self.floor:.4g}, what the last step costs, "
+                f"got {cost}; no finite number of steps costs so little."
             )
         values = self._paths[0]
         enough = np.flatnonzero(values <= cost)
         if not len(enough):
-            return max(len(values), math.ceil(self.asymptote / cost))
+            return max(len(values), math.ceil(self.asymptote / (cost - self.floor)))
         steps = int(enough[0])
         while steps > 1 and self.cost(steps - 1) <= cost:  # times between those of the grid
             steps -= 1
@@ -172,8 +192,9 @@ class CostTable:
         here.check(asdict(self.setting), "the table was measured for", "measure it again")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and strings, for JSON files and checkpoints."""
-        content: dict[str, Any] = asdict(self)
+        """Return plain numbers and strings, for JSON files and checkpoints; without `held_out`."""
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "held_out"}
+        content["setting"] = asdict(self.setting)
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in content.items()}
 
     def save(self, path: str | Path) -> None:
@@ -194,91 +215,37 @@ class CostTable:
         """Build a table from the content of its JSON file.
 
         Raises:
-            ValueError: Entries are missing.
+            ValueError: Entries are missing, or `CostTable` refuses them.
         """
         content = dict(content)
+        content.pop("held_out", None)  # means, in files of the first version
         try:
             setting = Setting(**content.pop("setting"))
             arrays: dict[str, Any] = {
                 name: np.array(content.pop(name), dtype=np.float64)
-                for name in ("times", "excess", "standard_error", "held_out", "retention")
+                for name in ("times", "excess", "standard_error", "retention")
             }
             return cls(setting=setting, **arrays, **content)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`{path}` must hold a cost table, but {error}; write it with `CostTable.save`."
             ) from error
 
-    def _steps(self, t: np.ndarray, s: np.ndarray, *, held_out: bool = False) -> np.ndarray:
+    def _steps(self, t: Float[np.ndarray, " N"], s: Float[np.ndarray, " N"]) -> np.ndarray:
         """Return the weighted excess of steps between any times."""
-        roots = self._roots_held_out if held_out else self._roots
-        i, u = self._locate(t)
-        j, v = self._locate(s)
-        low = (1 - v) * roots[i, j] + v * roots[i, j + 1]
-        high = (1 - v) * roots[i + 1, j] + v * roots[i + 1, j + 1]
-        root = (1 - u) * low + u * high
+        root = bilinear(self._roots, self.times, t, s)
         weights = np.interp(s, self.times, self.weights)
         return np.asarray(weights * np.maximum(root, 0.0) ** 2)
-
-    def _locate(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        cell = np.clip(np.searchsorted(self.times, t, side="right") - 1, 0, self.num_cells - 1)
-        return cell, (t - self.times[cell]) / (self.times[cell + 1] - self.times[cell])
 
     @cached_property
     def _roots(self) -> np.ndarray:
         return smooth(signed_roots(self.excess), self.width)
 
     @cached_property
-    def _roots_held_out(self) -> np.ndarray:
-        return smooth(signed_roots(self.held_out), self.width)
-
-    def _by_density(self, num_steps: int) -> np.ndarray:
-        """Return decreasing times that follow the optimal density for short steps."""
-        mass = self.density * np.diff(self.times)
-        # A cell without measured cost still gets a little, so that times stay distinct.
-        mass = mass / max(mass.sum(), 1e-300) + 1e-6 * np.diff(self.times)
-        level = np.concatenate([[0.0], mass.cumsum()])
-        times = np.interp(np.linspace(level[-1], 0.0, num_steps + 1), level, self.times)
-        times[0], times[-1] = 1.0, 0.0
-        return times
-
-    def _refine(self, times: np.ndarray, sweeps: int = 3) -> np.ndarray:
-        """Move one inner time after the other to its best place between its neighbours."""
-        times = times.copy()
-        for _ in range(sweeps):
-            for k in range(1, len(times) - 1):
-
-                def cost(x: float, k: int = k) -> float:
-                    upper, lower = np.array([times[k - 1], x]), np.array([x, times[k + 1]])
-                    return float(self._steps(upper, lower).sum())
-
-                margin = 1e-3 * (times[k - 1] - times[k + 1])
-                bounds = (times[k + 1] + margin, times[k - 1] - margin)
-                found = minimize_scalar(
-                    cost, bounds=bounds, method="bounded", options={"xatol": margin, "maxiter": 20}
-                )
-                if found.fun < cost(times[k]):
-                    times[k] = found.x
-        return times
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the keep-best guard decided, and by how much.
-
-    Attributes:
-        winner: Name of the cheapest candidate.
-        schedule: Its schedule.
-        costs: Cost of every candidate on held-out sequences, weighted nats per sequence.
-    """
-
-    winner: str
-    schedule: SamplingSchedule
-    costs: dict[str, float]
-
-
-def keep_best(table: CostTable, candidates: Mapping[str, SamplingSchedule]) -> Decision:
-    """Return the candidate that is cheapest on the sequences the table did not use."""
-    costs = {name: table.evaluate(s.times, held_out=True) for name, s in candidates.items()}
-    winner = min(costs, key=costs.__getitem__)
-    return Decision(winner, candidates[winner], costs)
+    def _curvature(self) -> np.ndarray:
+        if self.held_out is None:
+            raise ValueError(
+                "`table` must hold the costs of held-out sequences, got one without, as it is read "
+                "from files; measure it again, `OptimalSteps.table`."
+            )
+        return curvature(self.held_out)

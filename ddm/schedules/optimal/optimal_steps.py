@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
-from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
 from ddm.schedule import step_numbers
 from ddm.schedules.optimal.cost_table import CostTable
 from ddm.schedules.optimal.retention import retention
 from ddm.schedules.optimal.smoothing import choose_width, signed_roots
 from ddm.schedules.optimal.step_cost import StepCosts, excess, measure_step_costs, residuals
+from ddm.schedules.optimal.validation import check_finite, check_gamma
 from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
 from ddm.schedules.setting import Setting
 
@@ -52,12 +52,10 @@ class OptimalSteps(ScheduleOptimizer):
         pilot_times: int = 24,
         batch_size: int | None = None,
     ) -> None:
-        if gamma < 0:
-            raise ValueError(f"`gamma` must be >= 0, got {gamma}; 0 weights all times equally.")
         for name, value in (("num_times", num_times), ("pilot_times", pilot_times)):
             if value < 4:
                 raise ValueError(f"`{name}` must be at least 4, got {value}.")
-        self.gamma = gamma
+        self.gamma = check_gamma(gamma)
         self.num_times = num_times
         self.pilot_times = pilot_times
         self.batch_size = batch_size
@@ -107,21 +105,22 @@ class OptimalSteps(ScheduleOptimizer):
                 f"`x_0` must hold at least 8 sequences, got {len(x_0)}; some hundred are needed "
                 "for a schedule that does not fit noise."
             )
-        begin, process = time.monotonic(), denoiser.process
+        begin = time.monotonic()
         settings: dict[str, Any] = {
             "free": free,
             "batch_size": self.batch_size,
             "generator": generator,
             "progress": progress,
         }
-        pilot = self.measure(denoiser, x_0, pilot_grid(self.pilot_times), **settings)
-        grid = placed_grid(self._table(process, sampler, pilot, 0, begin), self.num_times)
-        costs = self.measure(denoiser, x_0, grid, **settings)
-        return self._table(process, sampler, costs, pilot.num_calls, begin)
+        grid = squeezed(pilot_grid(self.pilot_times), denoiser.min_time)
+        pilot = self.measure(denoiser, x_0, grid, **settings)
+        grid = placed_grid(self._table(denoiser, sampler, pilot, 0, begin), self.num_times)
+        costs = self.measure(denoiser, x_0, squeezed(grid, denoiser.min_time), **settings)
+        return self._table(denoiser, sampler, costs, pilot.num_calls, begin)
 
     def _table(
         self,
-        process: ForwardProcess,
+        denoiser: Denoiser,
         sampler: Sampler,
         costs: StepCosts,
         calls_before: int,
@@ -129,32 +128,51 @@ class OptimalSteps(ScheduleOptimizer):
     ) -> CostTable:
         num_held_out = max(2, len(costs.nats) // 4)
         own, rest = costs.part(slice(-num_held_out)), costs.part(slice(-num_held_out, None))
+        mean, spread = mean_excess(own).numpy(), sequence_excess(own).std(0)
+        check_finite("excess", mean)  # before anything is chosen by it
         survival = retention(own.errors).numpy()
         first, second = (
             signed_roots(mean_excess(own.part(slice(k, None, 2))).numpy()) for k in range(2)
         )
         return CostTable(
             times=costs.times.numpy(),
-            excess=mean_excess(own).numpy(),
-            standard_error=(excess(own.nats).std(0) / len(own.nats) ** 0.5).numpy(),
-            held_out=mean_excess(rest).numpy(),
+            excess=mean,
+            standard_error=(spread / len(own.nats) ** 0.5).numpy(),
             retention=survival,
             gamma=self.gamma,
-            setting=Setting.of(process, sampler),
+            setting=Setting.of(denoiser.process, sampler),
             num_samples=len(own.nats),
             num_held_out=num_held_out,
             num_calls=calls_before + costs.num_calls,
             seconds=time.monotonic() - begin,
             width=choose_width(first, second, survival**self.gamma),
+            min_time=denoiser.min_time,
+            held_out=sequence_excess(rest).numpy(),
         )
 
 
 def mean_excess(costs: StepCosts) -> Float[Tensor, "T T"]:
     """Return the mean over sequences of what steps cost against infinitely many short ones."""
     mean = costs.nats.mean(0)
-    cells = mean.diagonal(-1)
-    merged = mean.diagonal(-2) - cells[1:] - cells[:-1]
-    return excess(mean, cells - residuals(costs.times, merged))
+    # Merging costs something in truth, not necessarily in the mean of few sequences.
+    return excess(mean, _cells(mean) - residuals(costs.times, _merged(mean).clamp(min=0.0)))
+
+
+def sequence_excess(costs: StepCosts) -> Float[Tensor, "B T T"]:
+    """Return the same for every single sequence, linear in its costs."""
+    nats = costs.nats
+    return excess(nats, _cells(nats) - residuals(costs.times, _merged(nats)))
+
+
+def _cells(nats: Float[Tensor, "*B T T"]) -> Float[Tensor, "*B M"]:
+    """Return the costs of the steps i + 1 -> i."""
+    return nats.diagonal(-1, -2, -1)
+
+
+def _merged(nats: Float[Tensor, "*B T T"]) -> Float[Tensor, "*B K"]:
+    """Return what steps over two cells cost above those over each of them."""
+    cells = _cells(nats)
+    return nats.diagonal(-2, -2, -1) - cells[..., 1:] - cells[..., :-1]
 
 
 def pilot_grid(num_times: int) -> Float[Tensor, " T"]:
@@ -177,3 +195,13 @@ def placed_grid(table: CostTable, num_times: int) -> Float[Tensor, " T"]:
     times = np.interp(np.linspace(0.0, level[-1], num_times + 1), level, table.times)
     times[0], times[-1] = 0.0, 1.0
     return torch.from_numpy(times)
+
+
+def squeezed(times: Float[Tensor, " T"], min_time: float) -> Float[Tensor, " T"]:
+    """Return increasing times from 0 to 1, moved up until no positive one is below `min_time`."""
+    first = times[1]
+    if first >= min_time:
+        return times
+    moved = min_time + (times - first) * ((1 - min_time) / (1 - first))
+    moved[0], moved[1], moved[-1] = 0.0, min_time, 1.0
+    return moved

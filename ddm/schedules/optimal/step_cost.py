@@ -60,22 +60,22 @@ def excess(
     return nats - (level[..., :, None] - level[..., None, :]).tril(-1)
 
 
-def residuals(times: Float[Tensor, " T"], merged: Float[Tensor, "..."]) -> Tensor:
-    """Return what every cell still costs against infinitely many steps, (M,).
+def residuals(times: Float[Tensor, " T"], merged: Float[Tensor, "*B K"]) -> Float[Tensor, "*B M"]:
+    """Return what every cell still costs against infinitely many steps, linear in `merged`.
 
     Merging the cells of widths h_1 and h_2 next to a time costs `2 kappa h_1 h_2`, which measures
     kappa there; a cell costs `kappa h^2` with the mean kappa of its ends.
 
     Args:
         times: Increasing grid, (M + 1,).
-        merged: What it costs to merge the two cells next to every inner time, (M - 1,).
+        merged: What it costs to merge the two cells next to every inner time, K = M - 1.
     """
     widths = times.diff()
-    if len(merged) == 0:
-        return torch.zeros_like(widths)
-    kappa = merged.clamp(min=0.0) / (2 * widths[1:] * widths[:-1])
-    ends = torch.cat([kappa[:1], kappa, kappa[-1:]])
-    return (ends[1:] + ends[:-1]) / 2 * widths**2
+    if merged.shape[-1] == 0:
+        return torch.zeros(*merged.shape[:-1], 1, dtype=merged.dtype)
+    kappa = merged / (2 * widths[1:] * widths[:-1])
+    ends = torch.cat([kappa[..., :1], kappa, kappa[..., -1:]], -1)
+    return (ends[..., 1:] + ends[..., :-1]) / 2 * widths**2
 
 
 def measure_step_costs(

@@ -1,0 +1,126 @@
+"""The keep-best guard: a new schedule has to prove itself on sequences that made no choice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from ddm.schedule import SamplingSchedule
+from ddm.schedules.optimal.cost_table import CostTable
+
+CONFIDENCE = 0.95
+"""How sure the guard must be that another schedule is better than the one in use."""
+NEGLIGIBLE = 1e-9
+"""A difference of rounding, in weighted nats per sequence."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the keep-best guard decided, and how sure it is.
+
+    Attributes:
+        winner: Name of the candidate that is kept.
+        schedule: Its schedule, with gain, error and confidence among its facts.
+        costs: Mean cost of every candidate on the held-out sequences, weighted nats per sequence.
+            Not biased, hence below zero by chance where a schedule costs nothing.
+        gain: Share of the cost of uniform steps that the winner saves; 0 unless it is known, with
+            the confidence asked for, to save something.
+        gain_error: Standard error of a gain that is claimed, else 0.
+        confidence: How sure it is that the winner costs less than uniform steps, by the t-test of
+            the paired differences; one half if it is uniform steps.
+    """
+
+    winner: str
+    schedule: SamplingSchedule
+    costs: dict[str, float]
+    gain: float
+    gain_error: float
+    confidence: float
+
+    def __str__(self) -> str:
+        """Return the gain with its error, or "no gain"."""
+        return f"gain {self.gain:.1%} +- {self.gain_error:.1%}" if self.gain else "no gain"
+
+
+def choose(
+    table: CostTable, new: SamplingSchedule, previous: SamplingSchedule | None = None
+) -> Decision:
+    """Keep the previous schedule, else uniform steps, unless the new one or a fixed one is better.
+
+    Args:
+        table: Fresh costs, see `keep_best`.
+        new: The schedule that was found with them.
+        previous: The schedule in use, with the same number of steps.
+    """
+    number = new.num_steps
+    candidates = {} if previous is None else {"previous": previous}
+    candidates["uniform"] = SamplingSchedule.uniform(number)
+    candidates["cosine"] = SamplingSchedule.cosine(number)
+    candidates["new"] = new
+    return keep_best(table, candidates)
+
+
+def keep_best(
+    table: CostTable,
+    candidates: Mapping[str, SamplingSchedule],
+    *,
+    confidence: float = CONFIDENCE,
+) -> Decision:
+    """Keep the first candidate, unless another one is cheaper with the given confidence.
+
+    Candidates are compared sequence by sequence, on those that the table was not made from. The
+    mean of the differences has a standard error; a one-sided t-test with it, divided by the number
+    of challengers (Bonferroni), has to exclude that the first one is as good. Of all challengers
+    that pass the cheapest is kept. Where the first one is not known, as surely, to cost anything at
+    all, it stays. So noise does not move a schedule, and for independent tokens nothing does.
+
+    Args:
+        table: Costs with `held_out` sequences; one that was read from a file has none.
+        candidates: Schedules by name, the one in use first.
+        confidence: Chance, at least, that the first one stays where none is better.
+
+    Raises:
+        ValueError: The table has no held-out sequences, there is no candidate, or `confidence` is
+            not between one half and 1.
+    """
+    if not candidates:
+        raise ValueError("`candidates` must hold at least one schedule, got none.")
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"`confidence` must be in [0.5, 1), got {confidence}; 0.95 is usual.")
+    costs = {name: table.sequence_costs(schedule.times) for name, schedule in candidates.items()}
+    first, *challengers = candidates
+    winner, level = first, 1 - (1 - confidence) / max(len(challengers), 1)
+    if _confidence(costs[first]) < confidence:
+        challengers = []  # nothing can be saved where it is not known to cost anything
+    for name in challengers:
+        sure = _confidence(costs[first] - costs[name]) >= level
+        if sure and costs[name].mean() < costs[winner].mean():
+            winner = name
+    chosen = candidates[winner]
+    uniform = table.sequence_costs(SamplingSchedule.uniform(chosen.num_steps).times)
+    known, gain, error = _confidence(uniform - costs[winner]), 0.0, 0.0
+    if min(known, _confidence(uniform)) >= confidence:
+        gain = float(1 - costs[winner].mean() / uniform.mean())
+        error = _error(costs[winner] - (1 - gain) * uniform) / float(uniform.mean())
+    facts = {"gain": gain, "gain_error": error, "confidence": known}
+    chosen = replace(chosen, info=chosen.info | facts)
+    means = {name: float(cost.mean()) for name, cost in costs.items()}
+    return Decision(winner, chosen, means, gain, error, known)
+
+
+def _confidence(saved: Float[np.ndarray, " B"]) -> float:
+    """Return how sure it is that the mean is above 0: one minus the p-value of the t-test."""
+    from scipy.stats import t as student  # slow to import, and not needed to sample
+
+    mean, error = saved.mean(), _error(saved)
+    if error < NEGLIGIBLE:  # costs that are known exactly
+        return 0.5 if abs(mean) < NEGLIGIBLE else float(mean > 0)
+    return float(student.cdf(mean / error, len(saved) - 1))
+
+
+def _error(values: Float[np.ndarray, " B"]) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
