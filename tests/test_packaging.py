@@ -37,6 +37,29 @@ def test_folder_is_a_package(folder: str) -> None:
     assert not missing
 
 
+SLOW = "jsonargparse lightning matplotlib pretty_midi scipy sklearn torchmetrics torchvision"
+
+
+def test_import_brings_no_slow_package() -> None:
+    """`import ddm` waits for torch and nothing else that takes long."""
+    code = f"import sys, ddm; print([name for name in {SLOW.split()} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_data_without_torchvision() -> None:
+    """Without torchvision only the images that it fetches are missing, and say what to install."""
+    code = (
+        "import sys, ddm.datamodules\n"
+        "sys.modules['torchvision'] = None\n"  # from now on as if it were not installed
+        "assert len(ddm.datamodules.Images('digits').train_tokens) > 0\n"
+        "try: ddm.datamodules.Images('cifar10').train_tokens\n"
+        "except ValueError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "pip install 'discrete-diffusion[images]'" in run.stdout
+
+
 def test_lightning_after_ddm() -> None:
     """In a fresh interpreter `ddm` makes torchvision and what imports it importable.
 
