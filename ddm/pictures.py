@@ -1,5 +1,7 @@
 """Pictures of tokens, outside of pyplot's global state."""
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.nn.functional import pad
+
+from ddm.files import replacing
 
 NUM_PITCHES = 128
 
@@ -75,6 +79,13 @@ def text_figure(text: str, width: int = 140) -> Figure:
     # A dollar is no formula here.
     figure.text(0.1 / size[0], 1 - 0.1 / size[1], "\n".join(lines), style, parse_math=False)
     return figure
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> Path:
+    """Write a figure, whole or not at all; return its path."""
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:], dpi=dpi)
+    return path
 
 
 def image_grid(

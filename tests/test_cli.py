@@ -61,14 +61,12 @@ trainer:
 
 
 def script(name: str) -> ModuleType:
-    """Import scripts/NAME.py as `python scripts/NAME.py` would, without its command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")
-        return importlib.import_module(name)
+    """Import the module of a command."""
+    return importlib.import_module(f"ddm.commands.{name}")
 
 
 def train(*args: str) -> DiscreteDiffusion:
-    """Run `scripts/train.py fit`."""
+    """Run `ddm train fit`."""
     return script("train").main(["fit", *args]).model
 
 
@@ -294,11 +292,12 @@ def test_resume_is_exact(trained: Path, checkpoint: Path, tmp_path: Path, monkey
             assert torch.equal(value, two[key][name]), (key, name)
 
 
-def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypatch) -> None:
+def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypatch, capsys) -> None:
     """What the command line asks for holds; a checkpoint that does not fit it is refused."""
     monkeypatch.chdir(trained)
-    with pytest.raises(ValueError, match="`kernel` must be the one that the checkpoint was"):
+    with pytest.raises(SystemExit):
         train("--config=tiny.yaml", "--model.kernel=Gaussian", f"--ckpt_path={checkpoint}")
+    assert "`kernel` must be the one that the checkpoint was" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -380,18 +379,26 @@ def test_trajectories(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trajectories=-1"], "`trajectories` must be at least 0, got -1"),
+        (
+            ["--trajectories=-1"],
+            "`trajectories` must be a whole number from 0 to 1000000, got '-1'",
+        ),
         (["--prompt=x"], "`prompt` must be token numbers"),
         (["--prompt=4"], "`prompt` must hold tokens in 0..3"),
         (["--prompt=" + "0 " * 9], "`prompt` must have 1 to 8 tokens, got 9"),
         (["--infill", "0 1 2 3", "3 2 1 0 3"], "`prompt` must have 1 to 8 tokens, got 9"),
         (["--infill", "", ""], "`prompt` must have 1 to 8 tokens, got 0"),
         (["--infill", "1", "4"], "`prompt` must hold tokens in 0..3"),
+        (["--prompt="], "`prompt` must have 1 to 8 tokens, got 0"),
+        (["--out=/dev/null"], "`out` must be a folder that can be written, got '/dev/null'"),
+        (["--num-steps=1e9"], "`num_steps` must be a whole number from 1 to 10000, got '1e9'"),
         (["--prompt=1", "--infill", "1", "2"], "not allowed with argument"),
-        (["--num-samples=0"], "`num_samples` must be at least 1, got 0"),
-        (["--num-steps=0"], "`num_steps` must be at least 1, got 0"),
+        (["--num-samples=0"], "`num_samples` must be a whole number from 1 to 1000000, got '0'"),
+        (["--num-steps=0"], "`num_steps` must be a whole number from 1 to 10000, got '0'"),
         (["--schedule=nowhere.json"], "or an existing file, got 'nowhere.json'"),
-        (["--device=abacus"], "abacus"),
+        (["--device=abacus"], "`device` must be one that this machine has"),
+        (["--device=meta"], "`device` must be one that this machine has"),
+        (["--device=cuda:99"], "`device` must be one that this machine has"),
     ],
 )
 def test_sample_errors(
@@ -410,6 +417,16 @@ def test_short_prompt(checkpoint: Path, tmp_path: Path, capsys, monkeypatch) -> 
     with pytest.raises(SystemExit):
         script("sample").main([str(checkpoint), f"--out={tmp_path}", "--prompt=1 0"])
     assert "`prompt` must have 3 to 8 tokens, got 2" in capsys.readouterr().err
+
+
+def test_unforeseen_errors_keep_their_traceback(checkpoint: Path, monkeypatch, capsys) -> None:
+    """An error of the program itself is not dressed up; `--debug` undresses the others."""
+    sample = script("sample")
+    with pytest.raises(ValueError, match="`prompt` must hold tokens"):
+        sample.main([str(checkpoint), "--prompt=9", "--debug"])
+    monkeypatch.setattr(sample, "draw", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample.main([str(checkpoint)])
 
 
 def test_no_checkpoint(tmp_path: Path, capsys) -> None:

@@ -357,7 +357,7 @@ def test_inception(monkeypatch):
         raise ModuleNotFoundError("torch-fidelity")
 
     monkeypatch.setattr(inception.fid, "NoTrainInceptionV3", absent)
-    with pytest.raises(ValueError, match=r"run `pip install 'ddm\[fid\]'`"):
+    with pytest.raises(ValueError, match=r"run `pip install 'discrete-diffusion\[fid\]'`"):
         Images(features=Inception).prepare_data()
 
 

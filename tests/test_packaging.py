@@ -1,13 +1,21 @@
 """What `pip install` gives: the packages that the folders promise, and imports that work."""
 
+import contextlib
 import importlib
+import re
+import runpy
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from ddm.__main__ import main
+from ddm.commands import COMMANDS
+
 ROOT = Path(__file__).parents[1]
+NAME = "discrete-diffusion"
 FOLDERS = {"ddm": "ddm", "ddm.callbacks": "callbacks", "ddm.datamodules": "datamodules"}
 
 
@@ -67,3 +75,47 @@ def test_lightning_after_ddm() -> None:
     """
     code = "import ddm, lightning, torchmetrics, torchvision.datasets, torchvision.utils"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda p: p.stem)
+def test_script_is_a_command(script: Path, monkeypatch) -> None:
+    """Each script runs the command of the package, arguments and all."""
+    command = re.search(r'main\(\["(\w+)"', script.read_text())[1]
+    monkeypatch.setattr(sys, "argv", [str(script), "--this"])
+    seen = []
+    monkeypatch.setattr("ddm.__main__.main", seen.append)
+    runpy.run_path(str(script), run_name="__main__")
+    assert command in COMMANDS
+    assert seen == [[command, "--this"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command: str, capsys) -> None:
+    """Every command explains itself, whether it is called by `ddm` or by its own function."""
+    with contextlib.suppress(SystemExit):
+        main([command, "--help"])
+    assert f"usage: ddm {command}" in capsys.readouterr().out
+
+
+def test_command_line(capsys) -> None:
+    """`ddm --help` lists the commands, `ddm --version` is that of the distribution."""
+    for argument, expected in (("--help", [*COMMANDS]), ("--version", [version(NAME)])):
+        with pytest.raises(SystemExit) as error:
+            main([argument])
+        assert error.value.code == 0
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in expected)
+    with pytest.raises(SystemExit) as error:
+        main(["smaple"])
+    assert error.value.code == 2
+    assert "invalid choice: 'smaple'" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_lightning() -> None:
+    """`ddm --help` and the help of commands without Lightning's own parser import little."""
+    code = (
+        "import sys; from ddm.__main__ import main; main(['evaluate', '--help'])\n"
+        f"print([name for name in {SLOW.split()} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "[]"

@@ -9,7 +9,6 @@ busy machine. Prints a table and writes docs/results/data_loading.json.
 from __future__ import annotations
 
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,15 +16,13 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from ddm.commands.train import main as train
 from ddm.datamodules import BPE, Midi, SequenceDataModule, Text, tokens_to_midi
 
 import numpy as np
 import torch
 from _report import ROOT, finish, parse
 from tqdm import tqdm
-
-sys.path.insert(0, str(ROOT / "scripts"))
-from train import main as train
 
 CONFIGS = ("countdown", "pydoc", "digits", "folk")
 SHORT = (
