@@ -4,8 +4,12 @@ import contextlib
 import importlib
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 from importlib.metadata import version
 from pathlib import Path
 
@@ -119,3 +123,63 @@ def test_help_does_not_wait_for_lightning() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with the wheel and the sdist, built from a copy of the checkout."""
+    folder = tmp_path_factory.mktemp("built")
+    ignored = shutil.ignore_patterns(".*", "runs", "build", "data", "*.egg-info", "__pycache__")
+    copy = shutil.copytree(ROOT, folder / "copy", symlinks=True, ignore=ignored)
+    for kind in ("sdist", "wheel"):
+        code = f"from setuptools import build_meta; build_meta.build_{kind}({str(folder)!r})"
+        subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_wheel(built: Path, tmp_path: Path) -> None:
+    """In an empty environment the wheel has its command, a model by name and the demo."""
+    (wheel,) = built.glob("*.whl")
+    assert wheel.stat().st_size < 15e6
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    install = ["-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
+    subprocess.run([sys.executable, *install, str(wheel)], check=True, capture_output=True)
+    (own,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    # What ddm needs is borrowed from the environment of the tests, without its editable ddm.
+    (own / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def run(*words: str) -> str:
+        command = [str(python.parent / words[0]), *words[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("python", "-c", "import ddm; print(ddm.__file__)").startswith(str(own))
+    assert run("ddm", "--version").strip() == version(NAME)
+    run("python", "-m", "ddm", "sample", "digits", "--num-steps=2", "--num-samples=4", "--out=out")
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".png", ".npz"}
+    small = [
+        "--data.num_samples=128",
+        "--data.num_val=64",
+        "--data.length=16",
+        "--data.vocab_size=5",
+    ]
+    small += ["--model.backbone.depth=1", "--trainer.max_epochs=1", "--num-samples=16"]
+    assert "runs/demo" in run("ddm", "demo", *small)
+
+
+@pytest.mark.slow
+def test_sdist(built: Path, tmp_path: Path) -> None:
+    """The tests of the sdist are all there, and find what they need."""
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as package:
+        package.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "--quiet"]
+    found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    assert {path.name for path in (folder / "tests").glob("*.py")} == {
+        path.name for path in (ROOT / "tests").glob("*.py")
+    }

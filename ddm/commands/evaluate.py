@@ -16,6 +16,7 @@ from ddm.checkpoint import load_data, load_model
 from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import find_device, make_folder
+from ddm.commands.shipped import folder_beside
 from ddm.datamodules import SequenceDataModule, Text
 from ddm.evaluation import Cells, measure, plot_metric, summarize, write_rows
 from ddm.files import read_json, write_json
@@ -176,7 +177,8 @@ def main(args: list[str]) -> Cells:
     options = parsers.evaluate().parse_args(args)
     # All that can be wrong, before the first network call.
     module, data = load(options)
-    out = options.out or options.checkpoint.with_suffix(".evaluation")
+    name = f"{options.checkpoint.stem}.evaluation"
+    out = options.out or folder_beside(options.checkpoint) / name
     path = out / "evaluation.json"
     content = finished(path, options)
     make_folder(out)

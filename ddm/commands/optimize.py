@@ -13,6 +13,7 @@ from ddm.checkpoint import load_data, load_model
 from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import find_device, make_folder
+from ddm.commands.shipped import folder_beside
 from ddm.pictures import save_figure
 from ddm.schedules import (
     CostTable,
@@ -86,7 +87,7 @@ def main(args: list[str]) -> Optimised:
     module = load_model(options.checkpoint, trust=options.trust).to(device)
     x_0, free = training_tokens(options.checkpoint, options.num_samples, options.trust)
     name = schedules_beside(options.checkpoint).name
-    out = make_folder(options.out or options.checkpoint.parent) / name
+    out = make_folder(options.out or folder_beside(options.checkpoint)) / name
 
     generator = torch.Generator(device).manual_seed(options.seed)
     free = None if free is None else free.to(device)

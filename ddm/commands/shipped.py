@@ -26,6 +26,11 @@ def find_config(name: str) -> Path:
     return _find(name, "config", "yaml")
 
 
+def folder_beside(checkpoint: Path) -> Path:
+    """Return the folder of a checkpoint, or `runs` where it lies in the installed package."""
+    return Path("runs") if PACKAGE in checkpoint.resolve().parents else checkpoint.parent
+
+
 def shipped(kind: str, suffix: str) -> dict[str, Path]:
     """Return the paths of what is shipped of a kind, 'checkpoint' or 'config', by name."""
     folder = PACKAGE / f"{kind}s"
