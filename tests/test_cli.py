@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,8 +93,8 @@ def shrink(config: dict) -> dict:
     config["trainer"]["accelerator"] = "cpu"
     small = {"batch_size": 2, "num_samples": 8, "num_val": 8, "num_steps": [2], "channels": 16}
     small |= {"depth": 1, "num_workers": 0}
-    for part in (config["data"], config["model"]["backbone"], *config["trainer"]["callbacks"]):
-        arguments = part.get("init_args", {})
+    parts = [part.get("init_args", {}) for part in (config["data"], config["model"]["backbone"])]
+    for arguments in (*parts, config["schedule"], config["samples"]):
         arguments.update({key: value for key, value in small.items() if key in arguments})
     return config
 
@@ -134,9 +135,27 @@ def stand_in(config: dict, folder: Path) -> None:
         write_images(folder, tuple(config["model"]["backbone"]["init_args"]["shape"]), num=20)
 
 
+def merged(path: Path) -> dict:
+    """Read the configurations of the command in a file's header, later ones over earlier ones."""
+
+    def lay(over: dict, under: dict) -> dict:
+        both = {key: value for key, value in over.items() if isinstance(value, dict)}
+        inner = {key: lay(value, under.get(key) or {}) for key, value in both.items()}
+        return {**under, **over, **inner}
+
+    config: dict = {}
+    command = re.search(r"^#   ddm train fit (.*)$", path.read_text(), re.M)
+    assert command is not None
+    names = re.findall(r"--config (\w+)", command[1])
+    assert names[-1] == path.stem
+    for name in names:
+        config = lay(yaml.safe_load((path.parent / f"{name}.yaml").read_text()), config)
+    return config
+
+
 def small(path: Path, folder: Path) -> Path:
     """Write a small version of a configuration."""
-    config = shrink(yaml.safe_load(path.read_text()))
+    config = shrink(merged(path))
     stand_in(config, folder / "data")
     (folder / path.name).write_text(yaml.safe_dump(config))
     return folder / path.name
@@ -178,7 +197,7 @@ def test_features_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     config = yaml.safe_load(path.read_text())
     once = ("max_epochs", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch")
     config["trainer"].update(dict.fromkeys(once, 1))
-    config["trainer"]["callbacks"][-1]["init_args"]["every_n_epochs"] = 1
+    config["samples"]["every_n_epochs"] = 1
     config["data"]["init_args"]["features"] = "mynetwork.Corners"
     path.write_text(yaml.safe_dump(config))
     run = script("train").main(["fit", f"--config={path}"])
@@ -205,6 +224,44 @@ def test_unknown_name(argument: str, message: str, trained: Path, capsys) -> Non
         train(f"--config={trained / 'tiny.yaml'}", argument)
     assert exit_info.value.code == 2
     assert message in capsys.readouterr().err
+
+
+OWN = {"EMAWeightAveraging", "ModelCheckpoint", "JYSScheduleCallback", "SampleLogger"}
+NONE = ("--ema=null", "--checkpoint=null")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "key", "value"),
+    [
+        ([], ["EMAWeightAveraging", "ModelCheckpoint"], "ema.init_args.decay", 0.99),
+        (NONE, [], "checkpoint", None),
+        (["--ema.decay=0.3", NONE[1]], ["EMAWeightAveraging"], "ema.init_args.decay", 0.3),
+        (
+            [*NONE, "--schedule.num_steps=[2,3]"],
+            ["JYSScheduleCallback"],
+            "schedule.init_args.num_steps",
+            [2, 3],
+        ),
+        (
+            ["--ema=null", "--trainer.callbacks+=ModelCheckpoint"],
+            ["ModelCheckpoint"],
+            "trainer.callbacks",
+            1,
+        ),
+    ],
+)
+def test_callbacks_have_keys(arguments, names, key, value, tmp_path: Path, monkeypatch) -> None:
+    """A key changes a callback or switches it off; one of its class in the list goes first."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load(TINY)
+    del config["trainer"]["callbacks"]
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(config))
+    run = script("train").main(["fit", "--config=bare.yaml", *arguments, *FAST])
+    found = [type(callback).__name__ for callback in run.trainer.callbacks]
+    assert sorted(OWN.intersection(found)) == names
+    assert len(found) == len(set(found))
+    asked = run.config.fit[key]
+    assert (len(asked) if key == "trainer.callbacks" else asked) == value
 
 
 def test_help_of_a_class(trained: Path, capsys) -> None:

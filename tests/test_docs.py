@@ -40,6 +40,8 @@ def test_shell_blocks_name_what_exists(code):
         for word in words:
             if word.startswith(("scripts/", "configs/")):
                 assert (ROOT / word).exists(), line
+        for name in re.findall(r"--config (\w+)(?![\w/.])", line):
+            assert (ROOT / "configs" / f"{name}.yaml").exists(), line
 
 
 def test_pages_link_to_what_exists():

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -96,7 +96,10 @@ class CommandLine(LightningCLI):
         ours = [self._get(self.config_init, name) for name in CALLBACKS]
         kinds = {type(callback) for callback in [None, *listed]}
         ours = [callback for callback in ours if type(callback) not in kinds]
-        return super().instantiate_trainer(callbacks=[*ours, *listed], **kwargs)
+        callbacks = [*ours, *listed]
+        if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+            kwargs["enable_checkpointing"] = False  # or the trainer makes one by itself
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def after_fit(self) -> None:
         """Say what was found, where it is and what comes next."""

@@ -27,7 +27,7 @@ from tqdm import tqdm
 CONFIGS = ("countdown", "pydoc", "digits", "folk")
 SHORT = (
     "--trainer.limit_val_batches=0 --trainer.num_sanity_val_steps=0 --trainer.profiler=simple "
-    "--trainer.callbacks=[] --trainer.logger=false --trainer.enable_checkpointing=false "
+    "--ema=null --checkpoint=null --schedule=null --samples=null --trainer.logger=false "
     "--trainer.enable_progress_bar=false --trainer.enable_model_summary=false"
 )
 Source = Callable[[str], SequenceDataModule]

@@ -30,7 +30,7 @@ from trained_models import report, tables_of
 
 RUNS = ROOT / "runs" / "gpu"
 COUNTDOWN = (
-    "--config=configs/countdown_paper.yaml --data.batch_size=512 --trainer.max_epochs=8 "
+    "--config=countdown --config=countdown_paper --data.batch_size=512 --trainer.max_epochs=8 "
     "--trainer.check_val_every_n_epoch=2 --trainer.max_time=00:00:05:00"
 )
 MODELS = {
