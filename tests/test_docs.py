@@ -32,7 +32,7 @@ def test_python_blocks_run(code, tmp_path, monkeypatch):
 @pytest.mark.parametrize("code", [pytest.param(c, id=i) for i, c in blocks("(?:ba)?sh")])
 def test_shell_blocks_name_what_exists(code):
     """Every make target, script and configuration in a shell block exists."""
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
     for line in code.splitlines():
         words = shlex.split(line, comments=True)
         if "make" in words:

@@ -49,6 +49,7 @@ def test_folder_is_a_package(folder: str) -> None:
     assert not missing
 
 
+SCRIPTS = [path for path in sorted((ROOT / "scripts").glob("*.py")) if path.stem != "mutants"]
 SLOW = "jsonargparse lightning matplotlib pretty_midi scipy sklearn torchmetrics torchvision"
 
 
@@ -81,7 +82,7 @@ def test_lightning_after_ddm() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 def test_script_is_a_command(script: Path, monkeypatch) -> None:
     """Each script runs the command of the package, arguments and all."""
     command = re.search(r'main\(\["(\w+)"', script.read_text())[1]
@@ -113,6 +114,11 @@ def test_command_line(capsys) -> None:
         main(["smaple"])
     assert error.value.code == 2
     assert "invalid choice: 'smaple'" in capsys.readouterr().err
+
+
+def test_citation_is_of_this_version() -> None:
+    """CITATION.cff names the version that is installed."""
+    assert f"\nversion: {version(NAME)}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_help_does_not_wait_for_lightning() -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 
@@ -97,8 +96,8 @@ def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--num-steps", "0"], "`num_steps` must be a whole number from 1 to 10000, got '0'"),
-        (["--gamma", "-1"], "`gamma` must be a number from 0 to inf, got '-1'"),
-        (["--gamma", "inf"], "`gamma` must be a number from 0 to inf, got 'inf'"),
+        (["--gamma", "-1"], "`gamma` must be a number from 0 to 10, got '-1'"),
+        (["--gamma", "inf"], "`gamma` must be a number from 0 to 10, got 'inf'"),
         (["--num-samples", "4"], "`num_samples` must be a whole number from 8 to 1000000, got '4'"),
     ],
 )

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the program with status 2."""
         message = re.sub(r"^argument \S+: (?=`)", "", message)  # then it names itself
-        self.exit(2, f"error: {message}\n`{self.prog} --help` explains the arguments.\n")
+        refuse(f"{message}\n`{self.prog} --help` explains the arguments.")
 
 
 def command(run: Callable[[list[str]], T]) -> Callable[[Sequence[str] | None], T]:
@@ -52,10 +52,15 @@ def command(run: Callable[[list[str]], T]) -> Callable[[Sequence[str] | None], T
         except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
             if debug:
                 raise
-            print(f"error: {explain(error)}", file=sys.stderr)
-            raise SystemExit(2) from error
+            refuse(explain(error))
 
     return main
+
+
+def refuse(message: str) -> NoReturn:
+    """End the program with status 2 and a message, which may hold names that are no text."""
+    print("error:", message.encode(errors="backslashreplace").decode(), file=sys.stderr)
+    raise SystemExit(2)
 
 
 def explain(error: BaseException) -> str:

@@ -178,10 +178,9 @@ def main(args: list[str]) -> Cells:
     # All that can be wrong, before the first network call.
     module, data = load(options)
     name = f"{options.checkpoint.stem}.evaluation"
-    out = options.out or folder_beside(options.checkpoint) / name
+    out = make_folder(options.out or folder_beside(options.checkpoint) / name)
     path = out / "evaluation.json"
     content = finished(path, options)
-    make_folder(out)
 
     cells: Cells = content["cells"]
     missing = [

@@ -55,9 +55,9 @@ def main(args: list[str]) -> Path:
             "another file, or remove them."
         )
     load_model(source, trust=options.trust)  # refuses what is no checkpoint of ours
+    make_folder(out.parent)
     content = torch.load(source, map_location="cpu", weights_only=True)
     small = shrink(content, getattr(torch, options.dtype))
-    make_folder(out.parent)
     with replacing(out) as unfinished:
         torch.save(small, unfinished)
     written = [out]

@@ -36,15 +36,15 @@ def whole(name: str, least: int = 1, most: int = MANY) -> Callable[[str], int]:
     return parse
 
 
-def real(name: str, least: float = 0.0, most: float = math.inf) -> Callable[[str], float]:
-    """Return a parser of finite numbers in a range."""
+def real(name: str, least: float, most: float) -> Callable[[str], float]:
+    """Return a parser of numbers in a range."""
 
     def parse(text: str) -> float:
         try:
             number = float(text)
         except ValueError:
             number = math.nan
-        if not (least <= number <= most and math.isfinite(number)):
+        if not least <= number <= most:
             raise argparse.ArgumentTypeError(
                 f"`{name}` must be a number from {least:g} to {most:g}, got {text!r}."
             )

@@ -81,7 +81,7 @@ def optimize() -> Parser:
     add("--method", choices=("optimal", "jys"), default="optimal", help="default: optimal")
     add(
         "--gamma",
-        type=real("gamma"),
+        type=real("gamma", 0.0, 10.0),
         help="exponent of the contraction weights (default: the method's)",
     )
     add(

@@ -99,7 +99,10 @@ class CommandLine(LightningCLI):
         callbacks = [*ours, *listed]
         if not any(isinstance(callback, Checkpoint) for callback in callbacks):
             kwargs["enable_checkpointing"] = False  # or the trainer makes one by itself
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except (TypeError, MisconfigurationException) as error:
+            raise ValueError(f"`trainer` cannot be made: {error}") from error
 
     def after_fit(self) -> None:
         """Say what was found, where it is and what comes next."""
