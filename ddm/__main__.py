@@ -33,8 +33,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names."""
     args = sys.argv[1:] if args is None else args
     command = make_parser().parse_args(args[:1]).command
-    if command != "train" and {"-h", "--help"} & set(args[1:]):
-        getattr(parsers, command)().print_help()  # before the command imports Lightning
+    # Before the command imports Lightning; the options of `ddm train fit` are Lightning's own.
+    if {"-h", "--help"} & set(args[1:2] if command == "train" else args[1:]):
+        getattr(parsers, command)().print_help()
     else:
         importlib.import_module(f"ddm.commands.{command}").main(args[1:])
 

@@ -66,6 +66,7 @@ def test_options_of_shell_blocks_exist(tmp_path, monkeypatch):
             for index, word in enumerate(words[:-1]):
                 name = Path(word).stem if word.startswith("scripts/") else None
                 name = words[index + 1] if word == "ddm" else scripts.get(name, name)
-                parser = getattr(parsers, name or "", None)
-                if name in COMMANDS and parser is not None:
-                    parser().parse_args(words[index + (2 if word == "ddm" else 1) :])
+                if name in COMMANDS and name != "train":
+                    getattr(parsers, name)().parse_args(
+                        words[index + (2 if word == "ddm" else 1) :]
+                    )

@@ -221,6 +221,57 @@ def test_export(checkpoint, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # weights lose 2^-11 of a size
 
 
+def test_export_takes_schedules_along(checkpoint, tmp_path, capsys):
+    """What is exported has the schedules of what it came from, and no others."""
+    from ddm.commands import export, optimize
+
+    copy, out = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    shutil.copy(checkpoint, copy)
+    found = optimize.main([str(copy), "--num-steps", "2", "--num-samples=32"])
+    export.main([str(copy), str(out)])
+    assert Optimised.load(tmp_path / "b.schedules.json").schedules == found.schedules
+    (tmp_path / "a.schedules.json").unlink()
+    with pytest.raises(SystemExit):
+        export.main([str(copy), str(out)])
+    assert "`out` must have no schedules of another checkpoint" in capsys.readouterr().err
+
+
+def test_export_refuses_weights_that_overflow(checkpoint, tmp_path, capsys):
+    """Float16 ends at 65504: larger weights are named, and kept with `--dtype float32`."""
+    import torch
+
+    from ddm.checkpoint import load_model
+    from ddm.commands.export import main
+
+    content = torch.load(checkpoint, weights_only=True)
+    name = "denoiser.backbone.out.bias"
+    content["state_dict"][name][0] = 1e5
+    torch.save(content, tmp_path / "large.ckpt")
+    arguments = [str(tmp_path / "large.ckpt"), str(tmp_path / "small.ckpt")]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert f"`dtype` must hold all weights, but '{name}' has" in capsys.readouterr().err
+    assert not (tmp_path / "small.ckpt").exists()
+    main([*arguments, "--dtype=float32"])
+    assert load_model(tmp_path / "small.ckpt").state_dict()[name][0] == 1e5
+
+
+def test_fit_ends_with_what_it_found(checkpoint, tmp_path, capsys):
+    """A run ends with the gain of its schedules, where things are, and the next command."""
+    from ddm.commands.train import main
+
+    place = f"--trainer.logger.init_args.save_dir={tmp_path}"
+    every = ["--schedule.every_n_epochs=1", "--schedule.num_samples=32"]
+    main(["fit", "--config=countdown", place, *SMALL, *every, "--schedule.num_steps=[2,3]"])
+    printed = capsys.readouterr().out
+    lines = printed[printed.index("excess cost") :].splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["N", "2", "3"]
+    for name in ("schedules", "checkpoint"):
+        (path,) = (line.split()[1] for line in lines if line.startswith(name))
+        assert Path(path).is_file()
+    assert lines[-1].split()[:3] == ["next", "ddm", "sample"]
+
+
 def test_export_refuses(tmp_path, capsys):
     """A file that is no checkpoint is named, and nothing is written."""
     from ddm.commands.export import main

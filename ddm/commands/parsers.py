@@ -12,6 +12,27 @@ DEFAULT_STEPS = 32
 SCHEDULES = ("uniform", "cosine", "jys", "optimal")
 
 
+def train() -> Parser:
+    """Train, validate and test a model: `ddm train fit --config countdown`.
+
+    A configuration goes in by its path or, where it comes with the package, by its name; of
+    several, later ones overrule earlier ones. Any class goes in by its short name (`--model.kernel
+    Uniform`) or, from a module of your own, by its path (`--model.kernel mypackage.Ring`);
+    `--model.kernel.help Uniform` explains its arguments. `--schedule`, `--samples`, `--ema` and
+    `--checkpoint` are callbacks: `--schedule.num_steps '[4,8]'` changes an argument, `--schedule
+    null` switches one off.
+    """
+    parser = Parser("train", train.__doc__)
+    add = parser.add_argument
+    add(
+        "what",
+        choices=("fit", "validate", "test", "predict"),
+        help="`ddm train fit --help` and so on",
+    )
+    add("--config", "-c", help="configuration: a path, or a name such as countdown")
+    return parser
+
+
 def sample() -> Parser:
     """Draw samples from a checkpoint: `ddm sample CHECKPOINT --num-steps 32`.
 

@@ -1,11 +1,4 @@
-"""Train, validate and test a model: `ddm train fit --config countdown`.
-
-A configuration goes in by its path or, where it comes with the package, by its name; of several,
-later ones overrule earlier ones. Any class goes in by its short name (`--model.kernel Uniform`) or,
-from a module of your own, by its path (`--model.kernel mypackage.Ring`); `--model.kernel.help
-Uniform` explains its arguments. `--schedule`, `--samples`, `--ema` and `--checkpoint` are
-callbacks: `--schedule.num_steps '[4,8]'` changes an argument, `--schedule null` switches one off.
-"""
+"""Train, validate and test a model; `ddm train --help` says more."""
 
 from __future__ import annotations
 
@@ -26,6 +19,7 @@ import ddm.backbones
 import ddm.datamodules  # noqa: F401
 from ddm.callbacks import JYSScheduleCallback, SampleLogger
 from ddm.checkpoint import check_checkpoint
+from ddm.commands import parsers
 from ddm.commands.closing import closing_lines
 from ddm.commands.door import command
 from ddm.commands.shipped import find_config
@@ -125,7 +119,12 @@ def main(args: list[str]) -> CommandLine:
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             trainer_defaults=TRAINER,
-            parser_kwargs={**own, "prog": "ddm train", "description": __doc__, **kwargs},
+            parser_kwargs={
+                **own,
+                "prog": "ddm train",
+                "description": parsers.train.__doc__,
+                **kwargs,
+            },
             args=with_shipped(args),
         )
     except (ArgumentError, MisconfigurationException) as error:
