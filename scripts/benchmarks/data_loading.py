@@ -48,7 +48,7 @@ def data_share(config: str, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:  # for the configuration that a run leaves
         place = f"--trainer.default_root_dir={folder}"
         run = train(["fit", f"--config={ROOT / 'configs' / config}.yaml", *short, place])
-    durations: dict[str, list[float]] = run.trainer.profiler.recorded_durations
+    durations: dict[str, list[float]] = run.trainer.profiler.recorded_durations  # type: ignore[attr-defined]
     waits = durations["[_TrainingEpochLoop].train_dataloader_next"][1 : steps + 1]
     batches = durations["run_training_batch"][1:]
     wait, step = sum(waits) / len(waits), sum(batches) / len(batches)
