@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test mutants demo results results-gpu clean
+.PHONY: help install lint format test fuzz mutants release-check demo results results-gpu clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -35,8 +35,18 @@ test: $(INSTALLED) ## Run the tests (WORKERS=2 processes; PYTEST_ARGS="-m 'not s
 mutants: $(INSTALLED) ## Change the code a little and list what no test notices (FILES=...)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(FILES)
 
+fuzz: $(INSTALLED) ## Throw ten times as many bad inputs at the commands as the tests do
+	FUZZ=10 OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) tests/fuzz
+
+release-check: lint test ## Check all that a release needs, but for its tag
+	@version=$$($(BIN)/ddm --version); \
+	grep -q "^## \[$$version\]" CHANGELOG.md || { echo "CHANGELOG.md has no section [$$version]"; exit 1; }; \
+	grep -q "^version: $$version$$" CITATION.cff || { echo "CITATION.cff names another version"; exit 1; }; \
+	test -z "$$(git status --porcelain)" || { echo "there are changes without a commit"; exit 1; }; \
+	echo "$$version can be tagged"
+
 demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the CPU
-	$(BIN)/python scripts/demo.py
+	$(BIN)/ddm demo
 
 # What measures time runs alone; the others share the cores, the longest first.
 TIMED := core_speed data_loading schedule_speed

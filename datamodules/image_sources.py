@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from jaxtyping import Integer
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision import datasets
 
 from ddm.datamodules.cache import visible
 
@@ -63,16 +63,17 @@ def read_digits(root: Path, download: bool) -> tuple[Pixels, None]:
 
 def read_mnist(root: Path, download: bool) -> tuple[Pixels, Pixels]:
     """Return MNIST; see `_read_idx`."""
-    return _read_idx("mnist", datasets.MNIST, root, download)
+    return _read_idx("mnist", "MNIST", root, download)
 
 
 def read_fashion_mnist(root: Path, download: bool) -> tuple[Pixels, Pixels]:
     """Return Fashion-MNIST; see `_read_idx`."""
-    return _read_idx("fashion_mnist", datasets.FashionMNIST, root, download)
+    return _read_idx("fashion_mnist", "FashionMNIST", root, download)
 
 
 def read_cifar10(root: Path, download: bool) -> tuple[Pixels, Pixels]:
     """Return CIFAR-10 as torchvision reads it, which checks the files before it unpickles them."""
+    datasets = _torchvision_datasets()
     try:
         parts = [datasets.CIFAR10(root, train, download=download).data for train in (True, False)]
     except (RuntimeError, OSError, pickle.UnpicklingError) as error:
@@ -150,15 +151,13 @@ def _upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
     return pixels if turn is None else pixels.transpose(turn)
 
 
-def _read_idx(
-    name: str, dataset: type[datasets.MNIST], root: Path, download: bool
-) -> tuple[Pixels, Pixels]:
+def _read_idx(name: str, dataset: str, root: Path, download: bool) -> tuple[Pixels, Pixels]:
     """Return the images of IDX files, as they are or packed (.gz).
 
     They lie where torchvision puts them, in `root` itself, or where Debian's package puts them.
     """
     folders = [
-        root / dataset.__name__ / "raw",
+        root / dataset / "raw",
         root,
         SHARED / name.replace("_", "-"),
     ]
@@ -167,7 +166,7 @@ def _read_idx(
     cause: Exception | None = None
     if found is None and download:
         try:
-            dataset(root, download=True)
+            getattr(_torchvision_datasets(), dataset)(root, download=True)
         except (RuntimeError, OSError) as error:
             cause = error
         found = _folder_with(files, folders)
@@ -175,6 +174,22 @@ def _read_idx(
         raise _absent(name, folders, cause) from cause
     train, test = (_idx_images(found, file) for file in files)
     return train, test
+
+
+def _torchvision_datasets() -> ModuleType:
+    """Return the module, which this package can do without where nothing is fetched.
+
+    Raises:
+        ValueError: torchvision is not installed.
+    """
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "`source` needs the package torchvision to fetch its images or to read CIFAR-10; run "
+            "`pip install 'discrete-diffusion[images]'`."
+        ) from error
+    return datasets
 
 
 def _folder_with(files: list[str], folders: list[Path]) -> Path | None:

@@ -13,14 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric
-from torchvision.utils import make_grid
 
 from ddm.datamodules.image_sources import SOURCES, Pixels, read_folder
 from ddm.datamodules.sequences import SequenceDataModule
 from ddm.datamodules.splits import next_original, order_by_content
 from ddm.files import replacing
 from ddm.metrics import PCA, FrechetDistance, UnigramEntropy
-from ddm.pictures import image_trajectory_figure
+from ddm.pictures import image_grid, image_trajectory_figure
 
 GRID_SIZE = 64
 """Images with a smaller height are enlarged in a grid, by a whole factor."""
@@ -267,7 +266,7 @@ class Images(SequenceDataModule):
         images = self.to_images(tokens)
         factor = max(1, GRID_SIZE // self.shape[1])
         images = images.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-        return make_grid(images, nrow=max(1, round(len(images) ** 0.5)), pad_value=128)
+        return image_grid(images, columns=max(1, round(len(images) ** 0.5)))
 
 
 class _Shown(nn.Module):

@@ -1,13 +1,20 @@
 """Pictures of tokens, outside of pyplot's global state."""
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
+import torch
+from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+from torch.nn.functional import pad
+
+from ddm.files import replacing
 
 NUM_PITCHES = 128
 
@@ -72,6 +79,25 @@ def text_figure(text: str, width: int = 140) -> Figure:
     # A dollar is no formula here.
     figure.text(0.1 / size[0], 1 - 0.1 / size[1], "\n".join(lines), style, parse_math=False)
     return figure
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> Path:
+    """Write a figure, whole or not at all; return its path."""
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:], dpi=dpi)
+    return path
+
+
+def image_grid(
+    images: UInt8[Tensor, "B C H W"], *, columns: int, border: int = 2, fill: int = 128
+) -> UInt8[Tensor, "3 height width"]:
+    """Return images, grey or RGB, row by row in one picture, with borders of `fill` around each."""
+    columns = min(columns, len(images))
+    images = pad(images.expand(-1, 3, -1, -1), (border, 0, border, 0), value=fill)
+    blank = images.new_full((-len(images) % columns, *images.shape[1:]), fill)
+    cells = torch.cat([images, blank])
+    grid = rearrange(cells, "(row column) c h w -> c (row h) (column w)", column=columns)
+    return pad(grid, (0, border, 0, border), value=fill)
 
 
 def image_trajectory_figure(

@@ -115,15 +115,21 @@ class SamplingSchedule:
         """Build a schedule from the content of its JSON file.
 
         Raises:
-            ValueError: There are no times in it.
+            ValueError: There are no times in it, or something else than numbers.
         """
         if "times" not in content:
             raise ValueError(
                 f"`{path}` must hold a schedule with the key 'times', got the keys "
                 f"{sorted(content)}; write it with `SamplingSchedule.save`."
             )
-        source, info = content.get("source", "custom"), content.get("info", {})
-        return cls(tuple(content["times"]), source, info)
+        times, info = content["times"], content.get("info", {})
+        numbers = isinstance(times, (list, tuple)) and all(type(t) in (int, float) for t in times)
+        if not numbers or not isinstance(info, dict):
+            raise ValueError(
+                f"`{path}` must hold a list of numbers 'times' and a mapping 'info', got "
+                f"{str(times)[:80]} and {str(info)[:80]}; write it with `SamplingSchedule.save`."
+            )
+        return cls(tuple(times), content.get("source", "custom"), info)
 
 
 Schedule: TypeAlias = "SamplingSchedule | Float[Tensor, ' T'] | Sequence[float]"

@@ -161,8 +161,6 @@ def main(args: Sequence[str] | None = None) -> dict[str, list[str]]:
         folder = Path(name) / "project"
         left_out = shutil.ignore_patterns(".*", "runs", "checkpoints", "docs", "__pycache__")
         shutil.copytree(ROOT, folder, ignore=left_out, symlinks=True)
-        for part in ("callbacks", "datamodules"):  # where they are installed, see setup.py
-            (folder / "ddm" / part).symlink_to(folder / part)
         for file in options.files:
             try:
                 tests = options.tests or tests_of(file)

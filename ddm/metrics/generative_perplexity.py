@@ -96,8 +96,8 @@ def _load(name: str) -> tuple[Any, nn.Module]:
     except ImportError as error:
         raise ValueError(
             "`language_model` needs the packages of the extra `generative`, got "
-            f"{str(error).strip().splitlines()[0]!r}; run `pip install 'ddm[generative]'` (`pip "
-            "install -e '.[generative]'` in a checkout)."
+            f"{str(error).strip().splitlines()[0]!r}; run `pip install "
+            "'discrete-diffusion[generative]'` (`pip install -e '.[generative]'` in a checkout)."
         ) from error
     except (OSError, ValueError) as error:
         raise ValueError(

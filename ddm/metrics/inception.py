@@ -11,9 +11,9 @@ from torchmetrics.image import fid
 class Inception(nn.Module):
     """The 2,048 features of the Inception network that FID is named after.
 
-    torchmetrics runs the network of torch-fidelity (`pip install 'ddm[fid]'`), with the weights of
-    the reference implementation. A Frechet distance on these features is FID; as published for a
-    data set it mostly compares 50,000 samples with the training images.
+    torchmetrics runs the network of torch-fidelity (`pip install 'discrete-diffusion[fid]'`), with
+    the weights of the reference implementation. A Frechet distance on these features is FID; as
+    published for a data set it mostly compares 50,000 samples with the training images.
 
     References:
         | GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium
@@ -34,8 +34,8 @@ class Inception(nn.Module):
             self.network = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
         except ModuleNotFoundError as error:
             raise ValueError(
-                "`Inception` needs the package torch-fidelity; run `pip install 'ddm[fid]'`, or "
-                "leave `features` out for principal components."
+                "`Inception` needs the package torch-fidelity; run `pip install "
+                "'discrete-diffusion[fid]'`, or leave `features` out for principal components."
             ) from error
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             place = "the network" if weights is None else f"'{weights}'"

@@ -9,7 +9,6 @@ busy machine. Prints a table and writes docs/results/data_loading.json.
 from __future__ import annotations
 
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from ddm.commands.train import main as train
 from ddm.datamodules import BPE, Midi, SequenceDataModule, Text, tokens_to_midi
 
 import numpy as np
@@ -24,13 +24,10 @@ import torch
 from _report import ROOT, finish, parse
 from tqdm import tqdm
 
-sys.path.insert(0, str(ROOT / "scripts"))
-from train import main as train
-
 CONFIGS = ("countdown", "pydoc", "digits", "folk")
 SHORT = (
     "--trainer.limit_val_batches=0 --trainer.num_sanity_val_steps=0 --trainer.profiler=simple "
-    "--trainer.callbacks=[] --trainer.logger=false --trainer.enable_checkpointing=false "
+    "--ema=null --checkpoint=null --schedule=null --samples=null --trainer.logger=false "
     "--trainer.enable_progress_bar=false --trainer.enable_model_summary=false"
 )
 Source = Callable[[str], SequenceDataModule]
@@ -51,7 +48,7 @@ def data_share(config: str, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:  # for the configuration that a run leaves
         place = f"--trainer.default_root_dir={folder}"
         run = train(["fit", f"--config={ROOT / 'configs' / config}.yaml", *short, place])
-    durations: dict[str, list[float]] = run.trainer.profiler.recorded_durations
+    durations: dict[str, list[float]] = run.trainer.profiler.recorded_durations  # type: ignore[attr-defined]
     waits = durations["[_TrainingEpochLoop].train_dataloader_next"][1 : steps + 1]
     batches = durations["run_training_batch"][1:]
     wait, step = sum(waits) / len(waits), sum(batches) / len(batches)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,21 +21,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ddm.commands import evaluate, export, optimize, train
 from ddm.files import read_json, write_json
 
 import torch
 from _report import ROOT, finish
 from trained_models import report, tables_of
 
-sys.path.insert(0, str(ROOT / "scripts"))
-import evaluate
-import export_checkpoint
-import optimize_schedule
-import train
-
 RUNS = ROOT / "runs" / "gpu"
 COUNTDOWN = (
-    "--config=configs/countdown_paper.yaml --data.batch_size=512 --trainer.max_epochs=8 "
+    "--config=countdown --config=countdown_paper --data.batch_size=512 --trainer.max_epochs=8 "
     "--trainer.check_val_every_n_epoch=2 --trainer.max_time=00:00:05:00"
 )
 MODELS = {
@@ -60,8 +54,8 @@ def commands(model: str, options: argparse.Namespace, more: Sequence[str]) -> di
     ]
     return {
         "train": (train.main, ["fit", *MODELS[model].split(), *logger, *more]),
-        "export": (export_checkpoint.main, [str(last_checkpoint(model)), checkpoint]),
-        "optimize": (optimize_schedule.main, [checkpoint]),
+        "export": (export.main, [str(last_checkpoint(model)), checkpoint]),
+        "optimize": (optimize.main, [checkpoint]),
         # JYS takes the longest: what an interrupted run has measured first is the rest.
         "evaluate": (evaluate.main, [*evaluation, "--schedules", "uniform", "cosine", "optimal"]),
         "evaluate JYS": (evaluate.main, evaluation),

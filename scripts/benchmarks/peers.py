@@ -5,7 +5,7 @@
 the form that it wants, at equal numbers of network calls; those that take a grid are also given the
 optimal one. What is not installed is left out:
 
-    pip install 'ddm[peers]' && pip install --no-deps bionemo-moco
+    pip install 'discrete-diffusion[peers]' && pip install --no-deps bionemo-moco
 
 Quality is the Hellinger distance between the laws of adjacent pairs and the fraction of pairs that
 break the CountDown rule, beside those of as many sequences of the chain itself. Times are CPU

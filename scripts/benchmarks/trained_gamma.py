@@ -9,7 +9,6 @@ run goes on where it stopped.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,14 +16,12 @@ from functools import partial
 from ddm import SamplingSchedule
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
+from ddm.evaluation import interval, measure
 from ddm.schedules import Optimised
 from ddm.schedules.optimizer import schedules_beside
 
 from _report import ROOT, finish, parse, resume, show
 from tqdm import tqdm
-
-sys.path.insert(0, str(ROOT / "scripts"))
-from evaluate import interval, measure
 
 MODELS = {
     "countdown_uniform": "countdown_error",

@@ -10,18 +10,15 @@ on where it stopped.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 
 from ddm.checkpoint import load_data
+from ddm.commands.evaluate import main as evaluate
+from ddm.evaluation import Cells, summarize
 
 from _report import ROOT, draw_curves, finish, parse, show
 from matplotlib.figure import Figure
 from tqdm import tqdm
-
-sys.path.insert(0, str(ROOT / "scripts"))
-from evaluate import Cells, summarise
-from evaluate import main as evaluate
 
 FINISHED = ROOT / "runs" / "benchmarks" / "trained"
 """Where the cells of an unfinished run are."""
@@ -45,7 +42,7 @@ Table = dict[str, dict[int, list[float]]]
 def tables_of(cells: Cells) -> dict[str, Table]:
     """Return the tables of an evaluation by metric."""
     tables: dict[str, Table] = {}
-    for row in summarise(cells):
+    for row in summarize(cells):
         table = tables.setdefault(row["metric"], {})
         cell = [row["mean"], row["half_width_95"]]
         table.setdefault(row["schedule"], {})[row["num_steps"]] = cell

@@ -1,0 +1,60 @@
+"""The last words of a training run: what was found, where it is, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from ddm.schedules import Optimised, SamplingSchedule
+from ddm.schedules.optimizer import schedules_beside
+
+
+def closing_lines(trainer: Trainer) -> list[str]:
+    """Return a table of the schedules, the paths of what was written, and the next command."""
+    checkpoint = last_checkpoint(trainer)
+    if checkpoint is None:
+        return ["no checkpoint was written"]
+    lines, beside = [""], schedules_beside(checkpoint)
+    steps = 32
+    if beside.is_file():
+        found = Optimised.load(beside)
+        lines += cost_lines(found)
+        steps = min(found.schedules, default=steps)
+        lines += [f"schedules    {beside}"]
+    name = shlex.quote(str(checkpoint))
+    lines += [f"checkpoint   {checkpoint}"]
+    if trainer.log_dir is not None:
+        lines += [f"TensorBoard  tensorboard --logdir {shlex.quote(str(trainer.log_dir))}"]
+    return [*lines, f"next         ddm sample {name} --num-steps {steps}"]
+
+
+def last_checkpoint(trainer: Trainer) -> Path | None:
+    """Return the last checkpoint of a run, else its best one, if there is any."""
+    callback = trainer.checkpoint_callback
+    if isinstance(callback, ModelCheckpoint):
+        for name in (callback.last_model_path, callback.best_model_path):
+            if name and Path(name).is_file():
+                return Path(name)
+    return None
+
+
+def cost_lines(found: Optimised) -> list[str]:
+    """Return a table of what the schedules cost, and of the gain that held-out sequences prove."""
+    if found.table is None:
+        return []
+    lines = [
+        "excess cost in weighted nats per sequence, and the gain on sequences not searched with",
+        f"{'N':>5s} {'uniform':>10s} {'kept':>10s}   gain",
+    ]
+    for n, schedule in sorted(found.schedules.items()):
+        uniform, kept = (
+            found.table.evaluate(times)
+            for times in (SamplingSchedule.uniform(n).times, schedule.times)
+        )
+        gain, error = (schedule.info.get(name, 0.0) for name in ("gain", "gain_error"))
+        proven = f"{gain:.1%} +- {error:.1%}" if gain else "none"
+        lines.append(f"{n:5d} {uniform:10.4g} {kept:10.4g}   {proven}")
+    return lines

@@ -1,0 +1,208 @@
+"""Measure a checkpoint with several schedules; `ddm evaluate --help` says more."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ddm.checkpoint import load_data, load_model
+from ddm.commands import parsers
+from ddm.commands.door import command
+from ddm.commands.options import find_device, make_folder
+from ddm.commands.shipped import folder_beside
+from ddm.datamodules import SequenceDataModule, Text
+from ddm.evaluation import Cells, measure, plot_metric, summarize, write_rows
+from ddm.files import read_json, write_json
+from ddm.module import DiscreteDiffusion
+from ddm.pictures import save_figure
+from ddm.schedules import (
+    JumpYourSteps,
+    OptimalSteps,
+    Optimised,
+    SamplingSchedule,
+    ScheduleOptimizer,
+)
+from ddm.schedules.optimizer import schedules_beside
+from ddm.schedules.plots import plot_schedules
+
+SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine}
+Schedules = dict[int, SamplingSchedule]
+
+
+def find_schedules(
+    module: DiscreteDiffusion, data: SequenceDataModule, options: argparse.Namespace
+) -> dict[str, Schedules]:
+    """Return the schedules by name and number of steps; only `jys` and `optimal` call the network.
+
+    The optimal ones are those that training has left beside the checkpoint, if it has. A method
+    that cannot be used with the model is left out, with a word on the screen.
+    """
+    found: dict[str, Schedules] = {}
+    for name in options.schedules:
+        if name in SHAPES:
+            found[name] = {n: SHAPES[name](n) for n in options.num_steps}
+            continue
+        kept = schedules_of_training(module, options) if name == "optimal" else None
+        try:
+            found[name] = kept or optimize(name, module, data, options)
+        except ValueError as error:
+            print(f"`{name}` is left out: {error}")
+    return found
+
+
+def schedules_of_training(
+    module: DiscreteDiffusion, options: argparse.Namespace
+) -> Schedules | None:
+    """Return the schedules beside the checkpoint, if they are there for all numbers of steps."""
+    beside = schedules_beside(options.checkpoint)
+    if not beside.is_file():
+        return None
+    kept = Optimised.load(beside)
+    if kept.table is not None:
+        kept.table.check(module.process, module.sampler)
+    schedules = {n: kept.schedule(n) for n in options.num_steps}
+    complete = {n: schedule for n, schedule in schedules.items() if schedule is not None}
+    return complete if len(complete) == len(schedules) else None
+
+
+def optimize(
+    name: str, module: DiscreteDiffusion, data: SequenceDataModule, options: argparse.Namespace
+) -> Schedules:
+    """Return the schedules that a method finds on training sequences."""
+    which = torch.randperm(len(data.train_tokens), generator=torch.Generator().manual_seed(0))
+    x_0 = data.train_tokens[which[: options.num_sequences]].long().to(module.device)
+    method = OptimalSteps if name == "optimal" else JumpYourSteps
+    optimizer: ScheduleOptimizer = method(batch_size=options.batch_size)
+    return optimizer(
+        module.denoiser,
+        module.sampler,
+        x_0,
+        options.num_steps,
+        free=None if data.free is None else data.free.to(x_0.device).expand_as(x_0),
+        generator=torch.Generator(module.device).manual_seed(0),
+        progress=True,
+    ).schedules
+
+
+def load(options: argparse.Namespace) -> tuple[DiscreteDiffusion, SequenceDataModule]:
+    """Return the model, on its device, and its data, with the metrics ready.
+
+    Raises:
+        ValueError: The checkpoint has no data, or they do not fit what is asked for.
+    """
+    device = find_device(options.device)
+    module = load_model(options.checkpoint, trust=options.trust).to(device)
+    data = load_data(options.checkpoint, trust=options.trust)
+    if not isinstance(data, SequenceDataModule):
+        raise ValueError(
+            f"`checkpoint` must say what data it was trained on, but '{options.checkpoint}' does "
+            "not, or they cannot be read (a warning above says why); train it with `ddm train`, or "
+            "bring its data back."
+        )
+    if options.language_model is not None:
+        if not isinstance(data, Text):
+            raise ValueError(
+                f"`language_model` measures text, got a checkpoint of {type(data).__name__}; leave "
+                "it out."
+            )
+        data.language_model = options.language_model
+        data.metrics()  # loads it, once for all cells
+    data.prepare_data()
+    data.setup("test")
+    return module, data
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file, which tells whether finished cells still hold."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def finished(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what an evaluation with the same setting has left at `path`, or its beginning.
+
+    Raises:
+        ValueError: There are results of another setting.
+    """
+    setting = {
+        "checkpoint": options.checkpoint.name,
+        "sha256": sha256(options.checkpoint),
+        "num_samples": options.num_samples,
+        "num_sequences": options.num_sequences,
+        "batch_size": options.batch_size,
+    }
+    if (beside := schedules_beside(options.checkpoint)).is_file():
+        setting["schedules_sha256"] = sha256(beside)
+    if options.language_model is not None:
+        setting["language_model"] = options.language_model
+    content = read_json(path) if path.is_file() else {"setting": setting, "cells": {}}
+    if content.get("setting") != setting:
+        raise ValueError(
+            f"`out` must be a folder without results of another evaluation, but '{path}' was made "
+            f"with {content.get('setting')}, not {setting}; name another folder."
+        )
+    return content
+
+
+def show(row: Mapping[str, Any] | None) -> str:
+    """Return a cell of the printed table; one seed has no interval."""
+    if row is None:
+        return ""
+    half = row["half_width_95"]
+    return f"{row['mean']:.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
+
+
+def report(rows: Sequence[Mapping[str, Any]], num_seeds: int, out: Path) -> None:
+    """Print a table for every metric, and draw it."""
+    shown = list(dict.fromkeys(row["schedule"] for row in rows))
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        save_figure(plot_metric(rows, metric), out / f"{metric}.png")
+        print(f"\n{metric} (mean ± half of the 95 % interval, {num_seeds} seed(s))")
+        print(f"{'N':>4s}", *(f"{name:>19s}" for name in shown))
+        table = {(r["num_steps"], r["schedule"]): r for r in rows if r["metric"] == metric}
+        for n in sorted({n for n, _ in table}):
+            line = [table.get((n, name)) for name in shown]
+            print(f"{n:4d}", *(f"{show(row):>19s}" for row in line))
+
+
+@command
+def main(args: list[str]) -> Cells:
+    """Run the command line; return the values of all cells."""
+    options = parsers.evaluate().parse_args(args)
+    # All that can be wrong, before the first network call.
+    module, data = load(options)
+    name = f"{options.checkpoint.stem}.evaluation"
+    out = make_folder(options.out or folder_beside(options.checkpoint) / name)
+    path = out / "evaluation.json"
+    content = finished(path, options)
+
+    cells: Cells = content["cells"]
+    missing = [
+        (name, n, seed)
+        for seed in range(options.seeds)
+        for n in options.num_steps
+        for name in options.schedules
+        if str(seed) not in cells.get(f"{name}/{n}", {})
+    ]
+    found = find_schedules(module, data, options) if missing else {}
+    for n in options.num_steps if found else ():
+        figure = plot_schedules({name: schedules[n] for name, schedules in found.items()})
+        save_figure(figure, out / f"schedules_{n}_steps.png")
+    for name, n, seed in (bar := tqdm([cell for cell in missing if cell[0] in found], "cells")):
+        bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
+        cells.setdefault(f"{name}/{n}", {})[str(seed)] = measure(
+            module, data, found[name][n], options.num_samples, seed, options.batch_size
+        )
+        write_json(path, content)
+
+    rows = summarize(cells)
+    write_rows(out / "evaluation.csv", rows)
+    report(rows, max(map(len, cells.values()), default=0), out)
+    print("\nwritten:", path, out / "evaluation.csv", f"{out}/*.png")
+    return cells
