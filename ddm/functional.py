@@ -134,7 +134,7 @@ def describe(thing: object) -> str:
     for name, value in sorted(vars(thing).items()):
         if name.startswith("_") or name == "training":
             continue
-        if isinstance(value, (int, float, str)):
+        if isinstance(value, (int, float, str, tuple)):
             parts.append(f"{name}={value}")
         elif type(value).__module__.startswith("ddm."):
             parts.append(f"{name}={describe(value)}")

@@ -12,16 +12,31 @@ from torch import nn
 from ddm.kernels import Absorbing, DenseKernel, Gaussian, Kernel, Uniform
 from ddm.losses import NELBO, CrossEntropy, Hybrid, Loss, ScoreEntropy
 from ddm.noise import Constant, Cosine, Exponential, Geometric, LogLinear, NoiseSchedule
+from ddm.orders import (
+    Confidence,
+    Entropy,
+    LeftToRight,
+    Margin,
+    Measured,
+    Random,
+    RevealOrder,
+    Spaced,
+)
 from ddm.samplers import (
     Analytic,
+    EntropyBound,
     Euler,
     FirstHitting,
     KGillespie,
     PredictorCorrector,
+    Reveal,
     Sampler,
+    StoppingRule,
     TauLeaping,
     ThetaTrapezoidal,
+    Threshold,
 )
+from ddm.samplers.reveal import RevealSampler
 
 # Detailed balance with the stationary law (.2, .3, .5), and a chain that prefers one direction,
 # whose eigenvalues are complex.
@@ -44,6 +59,25 @@ NOISES: list[NoiseSchedule] = [
     Exponential(),
 ]
 
+ORDERS: list[RevealOrder] = [
+    Random(),
+    Spaced(),
+    Confidence(),
+    Entropy(),
+    Margin(),
+    LeftToRight(),
+    LeftToRight(2, Confidence()),
+    LeftToRight(2, Random()),
+    # Which serves sequences of three tokens alone: positions 0 and 2 depend on each other.
+    Measured([[0.0, 0.1, 0.5], [0.1, 0.0, 0.1], [0.5, 0.1, 0.0]]),
+]
+
+# So careful that the random laws of the tests allow one token per call.
+STOPPING_RULES: list[StoppingRule] = [
+    EntropyBound(1e-6),
+    Threshold(1.0),
+]
+
 SAMPLERS: list[Sampler] = [
     Analytic(),
     Euler(),
@@ -54,6 +88,9 @@ SAMPLERS: list[Sampler] = [
     PredictorCorrector(Euler(), num_corrections=2, step_size=0.5),
     KGillespie(),
     FirstHitting(),
+    *(Reveal(order) for order in ORDERS if not isinstance(order, Measured)),
+    *(Reveal(Confidence(), stop=rule) for rule in STOPPING_RULES),
+    Reveal(Spaced(), near_certain=1e-6),
 ]
 
 LOSSES: list[Loss] = [
@@ -64,7 +101,7 @@ LOSSES: list[Loss] = [
 ]
 
 # These reveal masked tokens by number: they need a mask state, and `law` is not the law of a step.
-REVEALING = [s for s in SAMPLERS if isinstance(s, KGillespie | FirstHitting)]
+REVEALING = [s for s in SAMPLERS if isinstance(s, RevealSampler)]
 FACTORISED = [s for s in SAMPLERS if s not in REVEALING]
 
 
@@ -91,6 +128,8 @@ each_noise = _each("noise", NOISES)
 each_sampler = _each("sampler", SAMPLERS)
 each_factorised = _each("sampler", FACTORISED)
 each_revealing = _each("sampler", REVEALING)
+each_order = _each("order", ORDERS)
+each_rule = _each("rule", STOPPING_RULES)
 each_loss = _each("loss", LOSSES)
 each_legal_pair = pytest.mark.parametrize(
     ("kernel", "sampler"),

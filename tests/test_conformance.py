@@ -7,15 +7,17 @@ import re
 
 import pytest
 
-from cases import KERNELS, LOSSES, NOISES, SAMPLERS, label
+from cases import KERNELS, LOSSES, NOISES, ORDERS, SAMPLERS, STOPPING_RULES, label
 from ddm.kernels import Kernel
 from ddm.losses import Loss
 from ddm.noise import NoiseSchedule
+from ddm.orders import RevealOrder
 from ddm.samplers import Sampler
 
 NOUNS = {
     "ddm.kernels": (Kernel, KERNELS),
     "ddm.noise": (NoiseSchedule, NOISES),
+    "ddm.orders": (RevealOrder, ORDERS),
     "ddm.samplers": (Sampler, SAMPLERS),
     "ddm.losses": (Loss, LOSSES),
 }
@@ -71,7 +73,7 @@ def test_every_module_is_exported(package):
                 assert cls.__name__ in exported(package)
 
 
-@pytest.mark.parametrize("cases", [KERNELS, NOISES, SAMPLERS, LOSSES])
+@pytest.mark.parametrize("cases", [KERNELS, NOISES, ORDERS, STOPPING_RULES, SAMPLERS, LOSSES])
 def test_labels_differ(cases):
     """Cases are told apart by their labels."""
     assert len({label(case) for case in cases}) == len(cases)

@@ -4,23 +4,30 @@ from ddm.samplers.analytic import Analytic
 from ddm.samplers.cache import CallCounter
 from ddm.samplers.euler import Euler
 from ddm.samplers.predictor_corrector import PredictorCorrector
-from ddm.samplers.reveal import FirstHitting, KGillespie
+from ddm.samplers.reveal import FirstHitting, KGillespie, Reveal
 from ddm.samplers.sampler import Sampler, Samples, Step
+from ddm.samplers.stopping import EntropyBound, StoppingRule, Threshold
 from ddm.samplers.tau_leaping import TauLeaping
+from ddm.samplers.temper import Temper
 from ddm.samplers.theta_trapezoidal import ThetaTrapezoidal
 from ddm.samplers.trajectory import Trajectory
 
 __all__ = [
     "Analytic",
     "CallCounter",
+    "EntropyBound",
     "Euler",
     "FirstHitting",
     "KGillespie",
     "PredictorCorrector",
+    "Reveal",
     "Sampler",
     "Samples",
     "Step",
+    "StoppingRule",
     "TauLeaping",
+    "Temper",
     "ThetaTrapezoidal",
+    "Threshold",
     "Trajectory",
 ]

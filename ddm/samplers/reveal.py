@@ -11,17 +11,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction
-from ddm.functional import one_hot
-from ddm.kernels import Kernel
+from ddm.functional import categorical, one_hot
+from ddm.kernels.sparse import CHUNK
+from ddm.orders import Entropy, Random, RevealOrder
+from ddm.orders.order import mask_of, masked_in, ranked
 from ddm.process import ForwardProcess
 from ddm.samplers.sampler import Sampler, Step
+from ddm.samplers.stopping import StoppingRule, in_order
+from ddm.samplers.temper import Temper
 
 
 class RevealSampler(Sampler):
     """A sampler of the absorbing kernel that reveals tokens by number rather than by chance.
 
-    Which of the masked positions are revealed is uniformly random: all have the same reverse
-    rate, so this is how the chain itself chooses. The step is not factorized over positions.
+    By default the masked positions that are revealed are uniformly random: all have the same
+    reverse rate, so this is how the chain itself chooses. The step is not factorized over
+    positions.
     """
 
     @abstractmethod
@@ -44,8 +49,16 @@ class RevealSampler(Sampler):
         p = predictions[-1]
         posterior = p.bridge(torch.zeros_like(s))
         # Sequences without masks wait for the others at t = 0, where a ratio may be infinite.
-        masked = (p.x_t == mask_of(p.process.kernel))[..., None]
+        masked = masked_in(p)[..., None]
         return posterior.where(masked, one_hot(p.x_t, posterior.shape[-1], posterior.dtype))
+
+    def choose(
+        self, prediction: Prediction, step: Step, generator: torch.Generator | None = None
+    ) -> Bool[Tensor, "B L"]:
+        """Return which masked positions are revealed, given what the network said."""
+        assert step.num is not None
+        rank = Random().rank(prediction, step.num, generator)
+        return masked_in(prediction) & (rank < step.num[:, None])
 
     def step(
         self,
@@ -56,29 +69,167 @@ class RevealSampler(Sampler):
         *,
         free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"]:
-        """Reveal a random subset of the masked positions, of the size that the step says."""
-        assert step.num is not None
-        masked = x_t == mask_of(denoiser.process.kernel)
-        u = torch.rand(masked.shape, generator=generator, dtype=torch.float64, device=x_t.device)
-        # Masked positions in random order first; the rank of a position in that order.
-        rank = torch.where(masked, u, 2.0).argsort(-1).argsort(-1)
-        reveal = masked & (rank < step.num[:, None])
-        drawn = self.draw([denoiser(x_t, step.t, free)], step.s, generator)
-        return torch.where(reveal, drawn, x_t)
+        """Reveal the positions that are chosen; their tokens alone are drawn."""
+        prediction = denoiser(x_t, self.time(denoiser.process, x_t, step, free), free)
+        rows, columns = self.choose(prediction, step, generator).nonzero(as_tuple=True)
+        x = x_t.clone()
+        for row, column, law in self._laws(prediction, rows, columns):
+            x[row, column] = categorical(law, generator)
+        return x
+
+    def teach(
+        self,
+        denoiser: Denoiser,
+        x_t: Int[Tensor, "B L"],
+        x_0: Int[Tensor, "B L"],
+        step: Step,
+        generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, " B"]]:
+        """Reveal the tokens of x_0 at the positions that are chosen; return their -log p."""
+        prediction = denoiser(x_t, self.time(denoiser.process, x_t, step, free), free)
+        rows, columns = self.choose(prediction, step, generator).nonzero(as_tuple=True)
+        x, nats = x_t.clone(), step.t.new_zeros(len(x_t))
+        x[rows, columns] = x_0[rows, columns]
+        for row, column, law in self._laws(prediction, rows, columns):
+            p = law.gather(-1, x_0[row, column, None]).squeeze(-1)
+            nats.index_add_(0, row, -p.log())
+        return x, nats
+
+    def time(
+        self,
+        process: ForwardProcess,
+        x_t: Int[Tensor, "B L"],
+        step: Step,
+        free: Bool[Tensor, "B L"] | None,
+    ) -> Float[Tensor, " B"]:
+        """Return the times that the network is told."""
+        return step.t
+
+    def _laws(
+        self, prediction: Prediction, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return single tokens, piece by piece, and what they are drawn from, float64."""
+        size = max(1, CHUNK // prediction.output.shape[-1])
+        pieces = zip(rows.split(size), columns.split(size), strict=True)
+        return [(i, j, self._law_at(prediction, i, j)) for i, j in pieces]
+
+    def _law_at(self, prediction: Prediction, rows: Tensor, columns: Tensor) -> Tensor:
+        token = prediction.at(rows, columns).double()
+        return self.law([token], torch.zeros_like(token.t)).squeeze(1)
 
 
-def mask_of(kernel: Kernel) -> int:
-    """Return the mask state.
+class Reveal(RevealSampler):
+    """Reveal tokens in an order: as many per call as the schedule says, or as a rule allows.
 
-    Raises:
-        ValueError: The kernel has none, or not only jumps to it.
+    With a schedule the number of calls is that of its steps; a sequence with fewer free tokens, or
+    one where near-certain tokens went along, is done sooner. With a stopping rule the schedule
+    plays no role: every sequence makes as many calls as it needs, and the batch as many as its
+    slowest one. The network is called with the time that belongs to the true number of masks.
+
+    An order chooses by what the network said, and temperature, top-k and top-p change the draw
+    alone, so they never change which positions are revealed.
+
+    Args:
+        order: Which tokens first; random by default.
+        stop: How many tokens per call, given the prediction; by default the schedule decides.
+        near_certain: Tokens whose entropies sum to at most that many nats per call are
+            revealed along with the others.
+        temper: What is changed in the predictions before tokens are drawn; nothing by default.
     """
-    if not kernel.absorbing or kernel.mask is None:
-        raise ValueError(
-            f"`kernel` must be absorbing for a sampler that reveals masked tokens, got "
-            f"`{type(kernel).__name__}`; use `Analytic`."
-        )
-    return kernel.mask
+
+    def __init__(
+        self,
+        order: RevealOrder | None = None,
+        *,
+        stop: StoppingRule | None = None,
+        near_certain: float = 0.0,
+        temper: Temper | None = None,
+    ) -> None:
+        if not 0 <= near_certain < float("inf"):
+            raise ValueError(
+                f"`near_certain` must be >= 0 and finite, got {near_certain}; it is the sum of "
+                "entropies, in nats per call."
+            )
+        self.reveal_order = order or Random()
+        self.stop = stop
+        self.near_certain = near_certain
+        self.temper = temper
+
+    def steps(
+        self,
+        process: ForwardProcess,
+        times: Float[Tensor, " T"],
+        free: Bool[Tensor, "B L"],
+        generator: torch.Generator | None = None,
+    ) -> list[Step]:
+        """Return the steps, with the numbers of tokens that the schedule reveals.
+
+        With a stopping rule they are as many as the slowest sequence might need.
+
+        Raises:
+            ValueError: The kernel has no mask, or there are more steps than free tokens.
+        """
+        if self.stop is None:
+            return counted_steps(process, times, free)
+        mask_of(process.kernel)
+        num_free = free.sum(-1)
+        most = int(num_free.max()) if len(free) else 0
+        one_each = torch.arange(most, -1, -1, device=free.device)[:, None]
+        return _between(process, torch.minimum(one_each, num_free), num_free)
+
+    def law(
+        self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L K"]:
+        """Return the marginal distribution of every token if it is revealed."""
+        law = super().law(predictions, s)
+        return law if self.temper is None else self.temper(law)
+
+    def choose(
+        self, prediction: Prediction, step: Step, generator: torch.Generator | None = None
+    ) -> Bool[Tensor, "B L"]:
+        """Return which masked positions are revealed: the first of the order, and near-certain."""
+        assert step.num is not None
+        masked = masked_in(prediction)
+        left = masked.sum(-1)
+        num = step.num if self.stop is None else left
+        rank = self.reveal_order.rank(prediction, num, generator)
+        if self.stop is not None:
+            num = self.stop.count(prediction, rank, left).clamp(min=1)
+        chosen = rank < num[:, None]
+        if self.near_certain > 0:
+            entropy = Entropy().scores(prediction)
+            place = ranked(entropy, masked)
+            certain = in_order(entropy, place).cumsum(-1) <= self.near_certain
+            chosen |= certain.gather(-1, place)
+        return chosen & masked
+
+    def time(
+        self,
+        process: ForwardProcess,
+        x_t: Int[Tensor, "B L"],
+        step: Step,
+        free: Bool[Tensor, "B L"] | None,
+    ) -> Float[Tensor, " B"]:
+        """Return the times that belong to the numbers of masks."""
+        everywhere = torch.ones_like(x_t, dtype=torch.bool) if free is None else free
+        return self.landing(process, x_t, step, everywhere)
+
+    def landing(
+        self,
+        process: ForwardProcess,
+        x: Int[Tensor, "B L"],
+        step: Step,
+        free: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, " B"]:
+        """Return the times that belong to the numbers of masks."""
+        left = (x == mask_of(process.kernel)).sum(-1)
+        return process.time_of_masks(left, free.sum(-1))
+
+    def num_evals(self, num_steps: int, length: int) -> int:
+        """Return the network calls; with a stopping rule, the most that there can be."""
+        return num_steps if self.stop is None else length
 
 
 class KGillespie(RevealSampler):
@@ -86,7 +237,8 @@ class KGillespie(RevealSampler):
 
     The sampling schedule says how many: at the time t the fraction of masks is that of the forward
     process, rounded to whole tokens, and at least one token is revealed per step. The network is
-    called with the time that belongs to the true number of masks.
+    called with the time that belongs to the true number of masks. `Reveal` is the same sampler
+    with any order.
 
     References:
         Jump your steps: optimizing sampling schedule of discrete diffusion models (Park et al.,
@@ -107,18 +259,34 @@ class KGillespie(RevealSampler):
         Raises:
             ValueError: The kernel has no mask, or there are more steps than free tokens.
         """
-        mask_of(process.kernel)
-        num_free = free.sum(-1)
-        steps, most = len(times) - 1, int(num_free.max())
-        if steps > most:
-            raise ValueError(
-                f"`times` must have at most one step per token to reveal, got {steps} steps for "
-                f"{most} tokens; use fewer steps."
-            )
-        left = process.masks_left(times, num_free)
-        times = process.time_of_masks(left, num_free)
-        pairs = zip(pairwise(times), -left.diff(dim=0), strict=True)
-        return [Step(t, s, num) for (t, s), num in pairs]
+        return counted_steps(process, times, free)
+
+
+def counted_steps(
+    process: ForwardProcess, times: Float[Tensor, " T"], free: Bool[Tensor, "B L"]
+) -> list[Step]:
+    """Return steps of whole numbers of tokens along a schedule.
+
+    Raises:
+        ValueError: The kernel has no mask, or there are more steps than free tokens.
+    """
+    mask_of(process.kernel)
+    num_free = free.sum(-1)
+    steps, most = len(times) - 1, int(num_free.max())
+    if steps > most:
+        raise ValueError(
+            f"`times` must have at most one step per token to reveal, got {steps} steps for "
+            f"{most} tokens; use fewer steps."
+        )
+    return _between(process, process.masks_left(times, num_free), num_free)
+
+
+def _between(
+    process: ForwardProcess, left: Int[Tensor, "M B"], num_free: Int[Tensor, " B"]
+) -> list[Step]:
+    times = process.time_of_masks(left, num_free)
+    pairs = zip(pairwise(times), -left.diff(dim=0), strict=True)
+    return [Step(t, s, num) for (t, s), num in pairs]
 
 
 class FirstHitting(RevealSampler):

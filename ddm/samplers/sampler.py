@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, Prediction, chunks
-from ddm.functional import categorical, describe
+from ddm.functional import categorical, describe, one_hot
 from ddm.kernels.sparse import CHUNK
 from ddm.process import ForwardProcess, keep_given
 from ddm.samplers.cache import CallCounter
@@ -131,6 +131,55 @@ class Sampler(ABC):
         """
         return [Step(t, s) for t, s in pairwise(times[:, None].expand(-1, len(free)))]
 
+    def landing(
+        self,
+        process: ForwardProcess,
+        x: Int[Tensor, "B L"],
+        step: Step,
+        free: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, " B"]:
+        """Return the times that the states x after a step belong to: those that it lands at."""
+        return step.s
+
+    def teach(
+        self,
+        denoiser: Denoiser,
+        x_t: Int[Tensor, "B L"],
+        x_0: Int[Tensor, "B L"],
+        step: Step,
+        generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
+    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, " B"]]:
+        r"""Carry x_t down a step on the way to x_0, and return what that costs the sampler.
+
+        With Q the law of the step, the cost is `KL( q(x_s | x_t, x_0) || Q(x_s | x_t) )`, summed
+        over the free positions, and x_s is drawn from `q(x_s | x_t, x_0)`. One network call.
+
+        Returns:
+            The tokens x_s, and nats per sequence, float64.
+
+        Raises:
+            ValueError: A step has several stages, whose joint law is not that of a product.
+        """
+        if len(self.stages(step.t, step.s)) > 1:
+            raise ValueError(
+                f"`sampler` must make one network call per step, got `{type(self).__name__}`: no "
+                "likelihood of its steps is in closed form; use `Analytic`."
+            )
+        x, nats, first = torch.empty_like(x_t), step.t.new_zeros(x_t.shape), 0
+        for (p,) in chunks([denoiser(x_t, step.t, free)], CHUNK // 4):
+            part = slice(first, first + p.x_t.shape[1])
+            known = one_hot(x_0[:, part], p.process.kernel.vocab_size, step.t.dtype).log()
+            q = p.process.bridge(known, p.x_t, p.t, step.s)
+            law = self.law([p.double()], step.s)
+            # A token that q may reach and the law may not has an infinite cost.
+            nats[:, part] = (torch.xlogy(q, q) - torch.xlogy(q, law)).sum(-1)
+            x[:, part] = categorical(q, generator)
+            first = part.stop
+        x = keep_given(x, x_t, free)
+        return x, (nats if free is None else nats.where(free, 0.0)).sum(-1)
+
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return the network calls of `num_steps` steps on sequences of that many free tokens."""
         return num_steps
@@ -173,12 +222,16 @@ class Sampler(ABC):
         everywhere = torch.ones_like(x, dtype=torch.bool) if free is None else free
         steps = self.steps(process, times, everywhere, generator)
         counter = CallCounter(denoiser)
+        now = times[:1].expand(len(x))
         if on_state is not None:
-            on_state(x, times[:1].expand(len(x)))
+            on_state(x, now)
         for step in tqdm(steps, desc="sampling", disable=not progress):
+            if not now.any():  # all sequences are done, sooner than the schedule
+                break
             x = self.step(counter, x, step, generator, free=free)
+            now = self.landing(process, x, step, everywhere)
             if on_state is not None:
-                on_state(x, step.s)
+                on_state(x, now)
         return Samples(x, counter.num_calls, counter.num_rows)
 
     def __repr__(self) -> str:
