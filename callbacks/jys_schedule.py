@@ -21,6 +21,7 @@ from ddm.batch import free_of, tokens_of
 from ddm.denoisers import Denoiser
 from ddm.module import DiscreteDiffusion
 from ddm.samplers import Analytic, Sampler
+from ddm.schedule import step_numbers
 from ddm.schedules import (
     OptimalSteps,
     Optimised,
@@ -54,7 +55,7 @@ class JYSScheduleCallback(Callback):
         2025), https://arxiv.org/abs/2410.07761.
 
     Args:
-        num_steps: Numbers of steps to keep schedules for.
+        num_steps: Numbers of steps to keep schedules for, or one.
         optimizer: Any `ScheduleOptimizer`; `OptimalSteps()` by default. The exponent gamma of the
             contraction weights is its argument.
         every_n_epochs: Update once in every n-th epoch, before its first validation, or at its end
@@ -76,7 +77,7 @@ class JYSScheduleCallback(Callback):
 
     def __init__(
         self,
-        num_steps: Sequence[int] = (4, 8, 16),
+        num_steps: int | Sequence[int] = (4, 8, 16),
         *,
         optimizer: ScheduleOptimizer | None = None,
         every_n_epochs: int | None = None,
@@ -97,7 +98,6 @@ class JYSScheduleCallback(Callback):
         for name, value in (
             ("every_n_epochs", every_n_epochs),
             ("every_n_steps", every_n_steps),
-            ("num_steps", min(num_steps, default=0)),
             ("num_samples", num_samples - 7),
         ):
             if value is not None and value < 1:
@@ -105,7 +105,7 @@ class JYSScheduleCallback(Callback):
                 raise ValueError(f"`{name}` must be at least {least}, got {value + least - 1}.")
         if not 0 <= smoothing < 1:
             raise ValueError(f"`smoothing` must be in [0, 1), got {smoothing}; 0 keeps nothing.")
-        self.num_steps = tuple(num_steps)
+        self.num_steps = tuple(step_numbers(num_steps))
         self.optimizer = optimizer or OptimalSteps()
         self.every_n_steps = every_n_steps
         self.every_n_epochs = (

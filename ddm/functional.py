@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TypeVar
 
 import numpy as np
@@ -91,6 +91,28 @@ def require_at_least(least: int, **arguments: int) -> None:
             raise TypeError(f"`{name}` must be an integer, got {value!r}.")
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}; raise it.")
+
+
+def require_number(name: str, value: float, low: float, high: float, remedy: str) -> float:
+    """Return a number, or refuse one that is not in [low, high] (NaN, for instance).
+
+    Args:
+        name: The argument.
+        value: Its value.
+        low: Smallest value.
+        high: Largest value.
+        remedy: What the number means, or what to do instead.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of range.
+    """
+    kind: object = value
+    if isinstance(kind, bool) or not isinstance(kind, Real):
+        raise TypeError(f"`{name}` must be a number, got {value!r}; {remedy}.")
+    if not low <= value <= high:
+        raise ValueError(f"`{name}` must lie in [{low:g}, {high:g}], got {value}; {remedy}.")
+    return float(value)
 
 
 def log1mexp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -33,6 +33,10 @@ class Denoiser(nn.Module, ABC):
         super().__init__()
         self.process = process
 
+    def __call__(self, x_t: Tensor, t: float | Tensor, free: Tensor | None = None) -> Any:  # noqa: ANN401
+        """Predict x_0; t is one time, or one for each sequence."""
+        return super().__call__(x_t, times_like(t, x_t), free)
+
     @abstractmethod
     def forward(
         self,

@@ -40,7 +40,10 @@ class DenseKernel(Kernel):
     def __init__(
         self, rate_matrix: Tensor | Sequence[Sequence[float]], *, ordinal: bool = False
     ) -> None:
-        q = torch.as_tensor(rate_matrix, dtype=torch.float64)
+        try:
+            q = torch.as_tensor(rate_matrix, dtype=torch.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"`rate_matrix` must be a matrix of numbers, but {error}.") from error
         _check_rate_matrix(q)
         super().__init__(q.shape[0])
         self.ordinal = ordinal

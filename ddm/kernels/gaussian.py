@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from ddm.functional import require_at_least, require_number
 from ddm.kernels.dense import DenseKernel
 
 
@@ -38,20 +41,23 @@ class Gaussian(DenseKernel):
         prior_std: float | None = None,
         spectral_gap: float | None = 1.0,
     ) -> None:
+        require_at_least(2, vocab_size=vocab_size)
         width = max(1.0, 6.0 * vocab_size / 256) if width is None else width
         prior_std = 2.0 * vocab_size if prior_std is None else prior_std
-        for name, value in (
-            ("vocab_size", vocab_size - 1),
-            ("width", width),
-            ("prior_std", prior_std),
-        ):
-            if value <= 0:
-                rule = "at least 2" if name == "vocab_size" else "positive"
-                raise ValueError(f"`{name}` must be {rule}, got {value + (name == 'vocab_size')}.")
-        if spectral_gap is not None and spectral_gap <= 0:
+        numbers = {"width": width, "prior_std": prior_std}
+        numbers |= {} if spectral_gap is None else {"spectral_gap": spectral_gap}
+        for name, value in numbers.items():
+            if isinstance(value, (int, float)) and value <= 0:
+                rule = "positive or None" if name == "spectral_gap" else "positive"
+                raise ValueError(f"`{name}` must be {rule}, got {value}; raise it.")
+            require_number(name, value, 1e-6, 1e6, "see `Gaussian` for what is usual")
+        # Values that the prior nearly excludes make a chain that float64 cannot tell from a broken
+        # one: at the ends it must not fall below 1e-12 of the center.
+        least = (vocab_size - 1) / 2 / math.sqrt(2 * math.log(1e12))
+        if prior_std < least:
             raise ValueError(
-                f"`spectral_gap` must be positive or None, got {spectral_gap}; 1 makes sigma "
-                "comparable with the uniform kernel."
+                f"`prior_std` must be at least {least:.3g} for {vocab_size} values, got "
+                f"{prior_std}; a narrower prior excludes values that the data have."
             )
         i = torch.arange(vocab_size, dtype=torch.float64)
         log_pi = -((i - (vocab_size - 1) / 2) ** 2) / (2 * prior_std**2)

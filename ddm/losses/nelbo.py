@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
+from ddm.functional import require_number
 from ddm.losses.loss import Loss
 
 
@@ -78,7 +79,7 @@ class Hybrid(Loss):
     def __init__(self, weight: float = 0.01) -> None:
         if weight < 0:
             raise ValueError(f"`weight` must be >= 0, got {weight}; it multiplies a penalty.")
-        self.weight = weight
+        self.weight = require_number("weight", weight, 0.0, 1e6, "0.01 is usual")
 
     def per_token(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """Return the weighted sum, nats per position."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ddm.functional import require_number
 from ddm.noise.noise import NoiseSchedule, positive
 
 
@@ -32,6 +33,7 @@ class Exponential(NoiseSchedule):
             raise ValueError(
                 f"`growth` must be larger than 1, got {growth}; use `Constant` for a constant rate."
             )
+        require_number("growth", growth, 1.0, 1e30, "use a smaller base and a larger `scale`")
         self.log_growth = math.log(growth)
 
     def sigma(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ddm.functional import require_number
+
 
 class NoiseSchedule(nn.Module, ABC):
     r"""The noise level `sigma(t) = int_0^t beta(u) du` of the forward process, sigma(0) = 0.
@@ -28,17 +30,17 @@ class NoiseSchedule(nn.Module, ABC):
 
 
 def positive(name: str, value: float) -> float:
-    """Return `value`, or say that the argument `name` must be positive."""
-    if not value > 0:
+    """Return `value`, or say that the argument `name` must be positive, and no extreme number."""
+    if isinstance(value, (int, float)) and value <= 0:
         raise ValueError(f"`{name}` must be positive, got {value}; sigma(t) must increase.")
-    return value
+    return require_number(name, value, 1e-12, 1e12, "more extreme noise is lost to rounding")
 
 
 def fraction(name: str, value: float) -> float:
     """Return `value`, or say that the argument `name` must lie strictly between 0 and 1."""
-    if not 0 < value < 1:
+    if isinstance(value, (int, float)) and not 0 < value < 1:
         raise ValueError(
             f"`{name}` must lie strictly between 0 and 1, got {value}; it is exp(-sigma(1)), the "
-            "share of tokens that noise has not reached at t = 1, for instance 1e-3."
+            "fraction of tokens that noise has not reached at t = 1, for instance 1e-3."
         )
-    return value
+    return require_number(name, value, 1e-12, 1.0, "1 - eps must not be rounded to 1")

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddm.denoisers import Prediction
+from ddm.functional import require_at_least, require_number
 from ddm.samplers.analytic import Analytic
 from ddm.samplers.euler import stay_or_jump
 from ddm.samplers.reveal import RevealSampler
@@ -42,13 +43,10 @@ class PredictorCorrector(Sampler):
         num_corrections: int = 1,
         step_size: float = 1.0,
     ) -> None:
-        if num_corrections < 1:
-            raise ValueError(
-                f"`num_corrections` must be at least 1, got {num_corrections}; use the predictor "
-                "alone for none."
-            )
-        if not step_size > 0:
+        require_at_least(1, num_corrections=num_corrections)
+        if isinstance(step_size, (int, float)) and step_size <= 0:
             raise ValueError(f"`step_size` must be positive, got {step_size}.")
+        require_number("step_size", step_size, 1e-6, 1e6, "1 is a correction as long as its step")
         self.predictor = predictor or Analytic()
         t = torch.ones(1, dtype=torch.float64)
         if isinstance(predictor, RevealSampler) or len(self.predictor.stages(t, t / 2)) > 1:

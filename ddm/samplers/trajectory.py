@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ddm.functional import require_at_least
+
 
 class Trajectory:
     """The states x_t of the first few samples; pass `record` to a sampler as `on_state`.
@@ -15,8 +17,7 @@ class Trajectory:
     """
 
     def __init__(self, num_samples: int) -> None:
-        if num_samples < 0:
-            raise ValueError(f"`num_samples` must be at least 0, got {num_samples}; raise it.")
+        require_at_least(0, num_samples=num_samples)
         self.num_samples = num_samples
         self._times: list[Tensor] = []
         self._states: list[Tensor] = []

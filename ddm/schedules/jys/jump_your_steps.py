@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser
-from ddm.functional import gather_made, gather_objects
+from ddm.functional import gather_made, gather_objects, require_at_least
 from ddm.kernels import Kernel
 from ddm.samplers import KGillespie, Sampler
 from ddm.schedule import SamplingSchedule, step_numbers
@@ -53,10 +53,9 @@ class JumpYourSteps(ScheduleOptimizer):
         num_probes: int = 16,
         batch_size: int | None = None,
     ) -> None:
-        if num_probes < 1:
-            raise ValueError(f"`num_probes` must be at least 1, got {num_probes}; 16 are enough.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1 or None, got {batch_size}.")
+        require_at_least(1, num_probes=num_probes)
+        if batch_size is not None:
+            require_at_least(1, batch_size=batch_size)
         self.objective = objective
         self.num_probes = num_probes
         self.batch_size = batch_size

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
+from ddm.functional import require_at_least
 from ddm.samplers import Sampler
 from ddm.schedule import step_numbers
 from ddm.schedules.optimal.cost_table import CostTable
@@ -52,9 +53,9 @@ class OptimalSteps(ScheduleOptimizer):
         pilot_times: int = 24,
         batch_size: int | None = None,
     ) -> None:
-        for name, value in (("num_times", num_times), ("pilot_times", pilot_times)):
-            if value < 4:
-                raise ValueError(f"`{name}` must be at least 4, got {value}.")
+        require_at_least(4, num_times=num_times, pilot_times=pilot_times)
+        if batch_size is not None:
+            require_at_least(1, batch_size=batch_size)
         self.gamma = check_gamma(gamma)
         self.num_times = num_times
         self.pilot_times = pilot_times
@@ -72,6 +73,7 @@ class OptimalSteps(ScheduleOptimizer):
         progress: bool = False,
     ) -> Optimised:
         """Find the schedules; see `ScheduleOptimizer`."""
+        numbers = step_numbers(num_steps)
         table = self.table(
             denoiser,
             sampler,
@@ -80,7 +82,7 @@ class OptimalSteps(ScheduleOptimizer):
             generator=generator,
             progress=progress,
         )
-        schedules = {n: table.schedule(n) for n in step_numbers(num_steps)}
+        schedules = {n: table.schedule(n) for n in numbers}
         return Optimised(schedules, table.num_calls, table)
 
     def table(
