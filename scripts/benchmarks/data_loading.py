@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 CONFIGS = ("countdown", "pydoc", "digits", "folk")
 SHORT = (
-    "--trainer.limit_val_batches=0 --trainer.num_sanity_val_steps=0 --trainer.profiler=simple "
     "--ema=null --checkpoint=null --schedule=null --samples=null --trainer.logger=false "
-    "--trainer.enable_progress_bar=false --trainer.enable_model_summary=false"
+    "--trainer.limit_val_batches=0 --trainer.num_sanity_val_steps=0 --trainer.profiler=simple "
+    "--trainer.enable_checkpointing=false --trainer.enable_progress_bar=false "
+    "--trainer.enable_model_summary=false"
 )
 Source = Callable[[str], SequenceDataModule]
 SOURCES: dict[str, Source] = {
