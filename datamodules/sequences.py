@@ -198,6 +198,10 @@ class SequenceDataModule(LightningDataModule, ABC):
         """Return all test sequences in order, in batches."""
         return DataLoader(TokenSequences(self.test_tokens, self.free), **self._settings)
 
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return the test sequences: `predict` draws a sample for each, around what is given."""
+        return self.test_dataloader()
+
     @property
     def _settings(self) -> dict[str, Any]:
         return {

@@ -188,35 +188,50 @@ def all_but_one(
     return table.scatter_(-1, x[..., None], own.expand(x.shape)[..., None])
 
 
+class ProcessError(RuntimeError):
+    """What went wrong in one of several processes, as all of them are told."""
+
+
 def gather_objects(mine: T) -> list[T]:
     """Return the objects of all processes of a `torch.distributed` group, just one without it.
 
-    A collective call: every process has to make it.
+    A collective call: every process has to make it, or to fail inside of `gather_made`.
+
+    Raises:
+        ProcessError: A process has failed instead.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [mine]
     theirs: list[T] = [mine] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(theirs, mine)
+    for found in theirs:
+        if isinstance(found, ProcessError):
+            raise found
     return theirs
 
 
 def gather_made(make: Callable[[], T]) -> list[T]:
-    """Return what every process makes; where one fails, all of them raise its error.
+    """Return what every process makes; where one fails, all of them fail.
 
     So a process that gives up, having no memory left or a network that returns NaN, does not leave
-    the others waiting. A collective call, see `gather_objects`.
+    the others waiting. `make` may gather itself, as often as it likes: a process that fails answers
+    the next gathering of the others, whichever that is, with its error, and no one gathers again
+    after it. A collective call, see `gather_objects`.
+
+    Raises:
+        ProcessError: Another process has failed, or one of several; alone, `make` fails as it does.
     """
-    mine: T | ValueError | RuntimeError
     try:
         mine = make()
-    except (ValueError, RuntimeError) as error:
-        mine = error
-    made: list[T] = []
-    for theirs in gather_objects(mine):
-        if isinstance(theirs, (ValueError, RuntimeError)):
-            raise theirs
-        made.append(theirs)
-    return made
+    except ProcessError:  # all have been told
+        raise
+    except Exception as error:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            where = f"process {torch.distributed.get_rank()}"
+            # The error itself might not survive the way to the others.
+            gather_objects(ProcessError(f"{where}: {type(error).__name__}: {error}"))
+        raise
+    return gather_objects(mine)
 
 
 def check_times(times: Float[Tensor, " T"] | Sequence[float]) -> Float[Tensor, " T"]:

@@ -10,19 +10,24 @@ from typing import Any, Generic, TypeVar
 import torch
 from jaxtyping import Bool, Int
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
+from ddm.averaging import catch_up
 from ddm.batch import free_of, tokens_of
 from ddm.denoisers import Denoiser, MeanDenoiser, ScoreDenoiser
+from ddm.estimate import RatioEstimate, spread_times
 from ddm.functional import require_at_least, seeded, stratified_times
 from ddm.kernels import Kernel
+from ddm.learning_rate import follow, plan_of
 from ddm.losses import NELBO, Loss, ScoreEntropy
 from ddm.noise import LogLinear, NoiseSchedule
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Sampler, Samples
+from ddm.samplers.reveal import RevealSampler, mask_of
 from ddm.schedule import SamplingSchedule, Schedule
 from ddm.schedules.setting import Setting
 
@@ -46,8 +51,13 @@ class DiscreteDiffusion(LightningModule):
     The noise of a training batch depends on the seed, the epoch and the index of the batch alone,
     so a run that is resumed from the end of an epoch continues exactly as if it had not stopped
     (dropout excepted, which draws from the global state; in the middle of an epoch, the loader
-    starts anew with other batches). Validation repeats its noise in every epoch, so that epochs are
-    comparable.
+    starts anew with other batches). Validation and test draw the noise of a sequence from its
+    number in the data alone: epochs are comparable, and neither the batch size nor the seed of the
+    run matters. They log bits per token and the standard error.
+
+    The learning rate is a function of settings, step and length of the run: one that is resumed
+    with other settings, or for longer, follows those. An average of weights that has not begun
+    (`EMAWeightAveraging(update_starting_at_step=...)`) is the weights themselves.
 
     Args:
         kernel: Where tokens jump.
@@ -65,6 +75,7 @@ class DiscreteDiffusion(LightningModule):
             constant by default.
         warmup_steps: Number of first optimiser steps in which the learning rate grows linearly.
         num_steps: Number of sampling steps of `trainer.predict`.
+        num_draws: Draws of the noise for every sequence of validation and test.
 
     Attributes:
         schedule_source: Makes the sampling schedule of any number of steps; uniform schedules at
@@ -90,9 +101,12 @@ class DiscreteDiffusion(LightningModule):
         lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         warmup_steps: int = 0,
         num_steps: int = 64,
+        num_draws: int = 1,
     ) -> None:
         super().__init__()
-        require_at_least(1, length=length, num_steps=num_steps)
+        require_at_least(1, length=length, num_steps=num_steps, num_draws=num_draws)
+        if isinstance(sampler, RevealSampler):
+            mask_of(kernel)  # or no sample is drawn
         require_at_least(0, warmup_steps=warmup_steps)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attribute .* is an instance of `nn.Module`")
@@ -110,11 +124,16 @@ class DiscreteDiffusion(LightningModule):
         self.sampler = sampler
         self.length = length
         self.num_steps = num_steps
+        self.num_draws = num_draws
         self.make_optimizer = _Shared(optimizer)
         self.make_lr_scheduler = None if lr_scheduler is None else _Shared(lr_scheduler)
         self.warmup_steps = warmup_steps
         self.schedule_source: Callable[[int], SamplingSchedule] = SamplingSchedule.uniform
-        self._seed = 0
+        self._seed, self._world_size = 0, 1
+        self._estimate = RatioEstimate()
+        self._looked = 0
+        self._plan: dict[str, Any] | None = None
+        self._restored: dict[str, Any] | None = None
 
     @property
     def process(self) -> ForwardProcess:
@@ -189,7 +208,7 @@ class DiscreteDiffusion(LightningModule):
             raise ValueError(
                 "`accelerator` must have float64, got 'mps'; pass `--trainer.accelerator cpu`."
             )
-        self._seed = torch.initial_seed()
+        self._seed, self._world_size = torch.initial_seed(), self.trainer.world_size
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss in nats per free token."""
@@ -200,24 +219,61 @@ class DiscreteDiffusion(LightningModule):
         self.log("train/loss", nats.detach() / math.log(2), prog_bar=True)
         return nats
 
+    def on_train_start(self) -> None:
+        """Follow the settings of now where those of the checkpoint were others."""
+        self._looked = self.trainer.global_step
+        restored, self._restored = self._restored, None
+        if restored is None or self._plan is None or restored.get("learning_rate") == self._plan:
+            return
+        (optimizer,) = self.trainer.optimizers
+        configs = self.trainer.lr_scheduler_configs
+        scheduler = configs[0].scheduler if configs else None
+        assert not isinstance(scheduler, ReduceLROnPlateau)  # needs a metric in every step
+        follow(self._plan, optimizer, scheduler, self.trainer.global_step)
+        rank_zero_info(
+            "The settings or the length of the run differ from those of the checkpoint; its "
+            f"learning rate goes on at {optimizer.param_groups[0]['lr']:.4g}."
+        )
+
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
-        """Stop a run whose weights have become NaN; looks whenever losses are logged."""
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = (batch_idx + 1) % every == 0
+        """Stop a run whose weights have become NaN; looks when losses are logged and epochs end."""
+        every = self.trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
+        step, looked = self.trainer.global_step, self._looked
+        self._looked = step
+        due = step // every > looked // every or self.trainer.is_last_batch
         if due and isinstance(outputs, dict) and bool(torch.isnan(outputs["loss"])):
-            raise ValueError(
-                f"`loss` must be a number, got NaN at step {self.trainer.global_step}; lower the "
-                "learning rate, set `gradient_clip_val`, or go back to float32 from the last "
-                "checkpoint."
-            )
+            self._refuse_nan("loss")
+
+    def on_train_epoch_end(self) -> None:
+        """Keep an average that has not begun up to date, before training ends with it."""
+        catch_up(self.trainer, self)
+
+    def on_validation_start(self) -> None:
+        """Keep an average that has not begun up to date, before it is swapped in."""
+        catch_up(self.trainer, self)
+        self._estimate = RatioEstimate()
+
+    def on_test_start(self) -> None:
+        """Begin to count."""
+        self._estimate = RatioEstimate()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the bound in bits per token."""
-        self._evaluate("val", batch, batch_idx)
+        """Measure the bound."""
+        self._evaluate(batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the bound in bits per token."""
-        self._evaluate("test", batch, batch_idx)
+        """Measure the bound."""
+        self._evaluate(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the bound in bits per token, and its standard error."""
+        bits = self._log_bits("val")
+        if math.isnan(bits) and self.trainer.state.fn == "fit":
+            self._refuse_nan("val/bits_per_token")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the bound in bits per token, and its standard error."""
+        self._log_bits("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Int[Tensor, "B L"]:
         """Draw one sample per sequence, around the given tokens if there are any."""
@@ -248,10 +304,12 @@ class DiscreteDiffusion(LightningModule):
             decay_steps = max(1, int(num_steps) - self.warmup_steps)
             schedulers.append(self.make_lr_scheduler(optimizer, decay_steps))
         if not schedulers:
+            self._plan = plan_of(optimizer, None)
             return optimizer
         scheduler = schedulers[0]
         if len(schedulers) == 2:
             scheduler = SequentialLR(optimizer, schedulers, [self.warmup_steps])
+        self._plan = plan_of(optimizer, scheduler)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -266,9 +324,12 @@ class DiscreteDiffusion(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the process, which no weight shows."""
+        """Record process and learning rate, which no weight shows."""
+        catch_up(self.trainer, self)  # the averages that have just been put into the checkpoint
         setting = Setting.of(self.process, self.sampler)
         checkpoint["forward_process"] = {"kernel": setting.kernel, "noise": setting.noise}
+        if self._plan is not None:
+            checkpoint["learning_rate"] = self._plan
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained for another process.
@@ -281,15 +342,42 @@ class DiscreteDiffusion(LightningModule):
             "the checkpoint was trained with",
             "configure that one, or train anew",
         )
+        self._restored = {"learning_rate": checkpoint.get("learning_rate")}
 
-    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+    def _refuse_nan(self, name: str) -> None:
+        raise ValueError(
+            f"`{name}` must be a number, got NaN at step {self.trainer.global_step}; lower the "
+            "learning rate, set `gradient_clip_val`, or go back to float32 from the last "
+            "checkpoint."
+        )
+
+    def _evaluate(self, batch: Batch, batch_idx: int) -> None:
         x_0, free = self._data(batch, batch_idx)
-        generator = self._generator(EVALUATION, batch_idx)
-        t = stratified_times(len(x_0), generator, x_0.device)
-        nats = self.bound(self.denoiser, x_0, t, generator, free=free).sum() / _count(x_0, free)
-        name = f"{stage}/bits_per_token"
-        bits = nats / math.log(2)
-        self.log(name, bits, prog_bar=True, sync_dist=True, batch_size=len(x_0))
+        first = self._estimate.num_sequences
+        rows = torch.arange(first, first + len(x_0)) * self._world_size + self.global_rank
+        nats = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
+        for draw in range(self.num_draws):
+            t = spread_times(rows * self.num_draws + draw).to(x_0.device)
+            # Row by row: the noise of a sequence must not depend on those beside it.
+            noised = [
+                self.process.sample(
+                    x_0[b : b + 1],
+                    t[b : b + 1],
+                    seeded(self.device, EVALUATION, row, draw),
+                    free=None if free is None else free[b : b + 1],
+                )
+                for b, row in enumerate(rows.tolist())
+            ]
+            nats += self.bound.value(self.denoiser(torch.cat(noised), t, free), x_0)
+        tokens = torch.full_like(rows, x_0.shape[1]) if free is None else free.sum(-1)
+        self._estimate.update(nats / self.num_draws, tokens)
+
+    def _log_bits(self, stage: str) -> float:
+        bits, error = (value / math.log(2) for value in self._estimate.compute())
+        # The values are those of all processes already.
+        self.log(f"{stage}/bits_per_token", bits, prog_bar=True)
+        self.log(f"{stage}/bits_per_token_error", error)
+        return bits
 
     def _data(
         self, batch: Batch, batch_idx: int

@@ -1,22 +1,30 @@
 """The schedule callback: it changes the schedules and nothing else."""
 
 import math
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from ddm.backbones import MLP, Transformer
 from ddm.callbacks import JYSScheduleCallback, SampleLogger
+from ddm.callbacks.history import UpdateHistory
+from ddm.callbacks.overview import binned_density, plot_overview
+from ddm.callbacks.schedule_log import SECTION
 from ddm.datamodules import CountDown
 from ddm.datamodules.countdown import countdown_chain
 from ddm.denoisers import MarkovChainDenoiser, MeanDenoiser
+from ddm.files import read_json
 from ddm.functional import stratified_times
 from ddm.kernels import Uniform
 from ddm.losses import NELBO
@@ -30,7 +38,7 @@ from ddm.schedules import (
     SamplingSchedule,
     ScheduleOptimizer,
 )
-from ddm.schedules.optimizer import schedules_beside
+from ddp_schedule import count_up, make_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
@@ -144,7 +152,7 @@ def test_period(tmp_path, every, steps):
     [
         (1, {}, [4, 8, 12, 16]),  # no validation at all
         (3, {"check_val_every_n_epoch": 2}, [12]),
-        (2, {"val_check_interval": 2}, [6, 14]),  # at the first validation of the epoch
+        (2, {"val_check_interval": 2}, [8, 16]),  # before the last validation of the epoch
     ],
 )
 def test_epochs_without_or_with_many_validations(tmp_path, every, settings, steps):
@@ -153,19 +161,6 @@ def test_epochs_without_or_with_many_validations(tmp_path, every, settings, step
     loaders = (data(), data(16)) if settings else (data(),)
     trainer(tmp_path, callback, epochs=4, **settings).fit(module(), *loaders)
     assert [h["step"] for h in callback.history] == steps
-
-
-def test_no_memory_is_no_end(tmp_path):
-    """Where the device fails, training goes on with the old schedules."""
-
-    class Fails(Spy):
-        def __call__(self, *args, **kwargs):
-            raise torch.OutOfMemoryError("no memory left")
-
-    callback = JYSScheduleCallback((2,), optimizer=Fails(), num_samples=16)
-    with pytest.warns(UserWarning, match="not updated at step 4.*no memory left"):
-        trainer(tmp_path, callback, epochs=1).fit(module(), data())
-    assert callback.schedule(2) == SamplingSchedule.uniform(2)
 
 
 @pytest.mark.parametrize("optimizer", [Spy(), JumpYourSteps(num_probes=2)])
@@ -199,6 +194,45 @@ def test_free_positions_of_other_batches(tmp_path):
         assert (None if spy.free is None else int(spy.free.sum())) == expected
 
 
+@pytest.mark.parametrize(
+    ("total", "steps"),
+    [
+        (1536, [96, 192, 384, 768, 1536]),
+        (1000, [63, 125, 250, 500, 1000]),
+        (3, [1, 2, 3]),
+        (math.inf, [64, 128, 256, 512, 1024, 2048]),
+    ],
+)
+def test_updates_at_every_doubling(total, steps):
+    """By default there are five updates in a run of known length, the last one at its end."""
+    callback = JYSScheduleCallback()
+
+    class Run(Trainer):
+        estimated_stepping_batches = total
+        global_step = 0
+
+    run, updates = Run.__new__(Run), []
+    for run.global_step in range(1, 2049 if total == math.inf else total + 1):
+        if callback.should_update(run, run.global_step - 1):
+            updates.append(run.global_step)
+    assert updates == steps
+
+
+def test_another_policy(tmp_path):
+    """When to update is one method, which is asked once after every optimizer step."""
+    asked = []
+
+    class Mine(JYSScheduleCallback):
+        def should_update(self, trainer, previous_step):
+            asked.append((previous_step, trainer.global_step))
+            return trainer.global_step == 3
+
+    callback = Mine((2,), optimizer=Spy(), num_samples=16)
+    trainer(tmp_path, callback, epochs=2, accumulate_grad_batches=2).fit(module(), data())
+    assert asked == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert [h["step"] for h in callback.history] == [3]
+
+
 def test_gradient_accumulation_updates_once_per_step(tmp_path):
     """Micro batches of one optimiser step do not repeat an update, and step 0 has none."""
     callback = JYSScheduleCallback((2,), optimizer=Spy(), num_samples=16, every_n_steps=1)
@@ -208,7 +242,9 @@ def test_gradient_accumulation_updates_once_per_step(tmp_path):
 
 def test_module_samples_with_the_schedules(tmp_path):
     """The module's schedule is the callback's; other N come from the table."""
-    callback = JYSScheduleCallback((3,), optimizer=OptimalSteps(**SMALL), num_samples=16)
+    callback = JYSScheduleCallback(
+        (3,), optimizer=OptimalSteps(**SMALL), num_samples=16, every_n_epochs=1
+    )
     model = module()
     trainer(tmp_path, callback, epochs=1).fit(model, data(), data(16))
     assert model.schedule(3) == callback.optimised.schedules[3]
@@ -228,6 +264,7 @@ def test_uniform_is_logged_beside(tmp_path):
         (3,),
         optimizer=OptimalSteps(num_times=16, pilot_times=8),
         num_samples=256,
+        every_n_epochs=1,
         denoiser=lambda module: oracle,
     )
     run = trainer(tmp_path, callback, SampleLogger(2, [3]), epochs=1)
@@ -246,6 +283,50 @@ def test_jump_your_steps_as_optimizer(tmp_path):
     assert callback.schedule(4).num_steps == 4
 
 
+def test_judge(tmp_path):
+    """It has the batch size of the optimizer, or is the one that is given."""
+    assert JYSScheduleCallback(optimizer=JumpYourSteps(batch_size=4)).judge.batch_size == 4
+    judge = OptimalSteps(2.0, **SMALL)
+    callback = JYSScheduleCallback(
+        (2,), optimizer=JumpYourSteps(num_probes=2), judge=judge, num_samples=16, every_n_epochs=1
+    )
+    trainer(tmp_path, callback, epochs=1).fit(module(), data())
+    assert callback.optimised.table.gamma == 2.0
+
+
+def test_density_of_uniform_steps():
+    """A constant density is 1 in every bin, whatever the grid."""
+    times = np.linspace(0, 1, 8) ** 2
+    assert binned_density(np.full(7, 3.0), times) == pytest.approx([1.0] * 32, abs=1e-4)
+    assert binned_density(np.zeros(7), times) == [1.0] * 32
+
+
+def test_every_update_says_what_it_does(tmp_path, caplog):
+    """There is a line before and one after, and the time it took includes drawing."""
+    clock = [0.0]
+
+    def draw(*_):
+        clock[0] += 5
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "ddm.callbacks.jys_schedule.time", SimpleNamespace(monotonic=lambda: clock[0])
+        )
+        patch.setattr("ddm.callbacks.jys_schedule.log_pictures", draw)
+        callback = JYSScheduleCallback(
+            (2,), optimizer=OptimalSteps(**SMALL), num_samples=16, every_n_epochs=1
+        )
+        with caplog.at_level("INFO"):
+            trainer(tmp_path, callback, epochs=1).fit(module(), data())
+    said = [record.getMessage() for record in caplog.records]
+    winner = callback.history[0]["winner"]
+    (first,) = (k for k, text in enumerate(said) if "Step 4: optimizing the schedules" in text)
+    assert "Step 4: 5.0 s, kept per number of steps" in said[first + 1]
+    assert f"2: {winner} (" in said[first + 1]
+    assert any("Optimizing schedules took 5.0 s, 100.0% of training" in text for text in said)
+    assert callback.history[0]["seconds"] == 5.0
+
+
 def test_state_survives_resume(tmp_path):
     """Schedules, table and history come back from a checkpoint, and training goes on with them."""
 
@@ -260,52 +341,9 @@ def test_state_survives_resume(tmp_path):
     trainer(tmp_path, second, epochs=2).fit(
         module(), data(), data(16), ckpt_path=tmp_path / "a.ckpt"
     )
-    assert second.history[:1] == first.history
-    assert [h["step"] for h in second.history] == [4, 8]
-    assert set(second.history[1]["costs"]) == {"uniform", "cosine", "previous", "new"}
-
-
-def test_files_beside_checkpoints(tmp_path):
-    """Beside every checkpoint lies a JSON file with schedules and table."""
-    callback = JYSScheduleCallback((2,), optimizer=OptimalSteps(**SMALL), num_samples=16)
-    saver = ModelCheckpoint(tmp_path, save_top_k=-1, save_last=True)
-    trainer(tmp_path, callback, saver, enable_checkpointing=True).fit(module(), data(), data(16))
-    checkpoints = sorted(tmp_path.glob("*.ckpt"))
-    assert len(checkpoints) == 3
-    for path in checkpoints:
-        found = Optimised.load(schedules_beside(path))
-        assert found.schedule(2).num_steps == 2
-        assert found.schedule(7).num_steps == 7
-    last = Optimised.load(schedules_beside(tmp_path / "last.ckpt"))
-    assert last.schedules == callback.optimised.schedules
-
-
-def test_unwritable_directory_is_a_warning(tmp_path, monkeypatch):
-    """Training does not die of a file that cannot be written."""
-
-    def refuse(self, path):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Optimised, "save", refuse)
-    callback = JYSScheduleCallback((2,), optimizer=OptimalSteps(**SMALL), num_samples=16)
-    run = trainer(tmp_path, callback, ModelCheckpoint(tmp_path), enable_checkpointing=True)
-    with pytest.warns(UserWarning, match="cannot be written, training goes on"):
-        run.fit(module(), data(), data(16))
-    assert run.global_step == 8
-
-
-def test_nan_keeps_the_old_schedule(tmp_path):
-    """A network that returns NaN costs an update, not the run; time and count are named."""
-    callback = JYSScheduleCallback((2,), optimizer=OptimalSteps(**SMALL), num_samples=16)
-    model = module()
-    trainer(tmp_path, callback, epochs=1).fit(model, data(), data(16))
-    before = callback.schedule(2)
-    with torch.no_grad():
-        next(model.denoiser.backbone.parameters()).fill_(math.nan)
-    again = trainer(tmp_path, callback, epochs=1)
-    with pytest.warns(UserWarning, match=r"old ones stay: .*NaN or infinite values .* at t = "):
-        again.fit(model, data(), data(16))
-    assert callback.schedule(2) == before
+    assert second.history[:-1] == first.history
+    assert [h["step"] for h in second.history] == [1, 2, 4, 8]
+    assert set(second.history[-1]["costs"]) == {"uniform", "cosine", "previous", "new"}
 
 
 def test_smoothing_mixes_times(tmp_path):
@@ -318,9 +356,11 @@ def test_smoothing_mixes_times(tmp_path):
             table = OptimalSteps(**SMALL).table(denoiser, sampler, x_0, **settings)
             return Optimised({2: SamplingSchedule(next(self.schedules))}, 0, table)
 
-    callback = JYSScheduleCallback((2,), optimizer=Fixed(), num_samples=16, smoothing=0.25)
+    callback = JYSScheduleCallback(
+        (2,), optimizer=Fixed(), num_samples=16, smoothing=0.25, every_n_epochs=1
+    )
     seen = []
-    choose = "ddm.callbacks.jys_schedule.choose"
+    choose = "ddm.callbacks.update.choose"
     with pytest.MonkeyPatch.context() as patch:
 
         def newest(table, new, previous):
@@ -335,26 +375,89 @@ def test_smoothing_mixes_times(tmp_path):
 
 
 def test_tensorboard_views(tmp_path):
-    """Evolution, cost curve, density, gains, costs and decisions arrive in TensorBoard."""
-    callback = JYSScheduleCallback((2, 4), optimizer=OptimalSteps(**SMALL), num_samples=16)
+    """One overview, the costs, gains and time in few tags, and the decisions in words.
+
+    Their section stands before that of the samples.
+    """
+    callback = JYSScheduleCallback(
+        (2, 4), optimizer=OptimalSteps(**SMALL), num_samples=16, every_n_epochs=1
+    )
     logger = TensorBoardLogger(tmp_path)
     trainer(tmp_path, callback, logger=logger).fit(module(), data(), data(16))
     events = EventAccumulator(logger.log_dir).Reload()
-    images, scalars = set(events.Tags()["images"]), set(events.Tags()["scalars"])
-    assert images >= {
-        "schedule/evolution/2_steps",
-        "schedule/evolution/4_steps",
-        "schedule/cost",
-        "schedule/density",
-    }
-    for n in (2, 4):
-        names = ("predicted_gain", "kept", "cost_uniform", "cost_cosine", "cost_new")
-        assert scalars >= {f"schedule/{name}/{n}_steps" for name in names}
-    assert scalars >= {"schedule/seconds", "schedule/network_calls"}
-    calls = [e.value for e in events.Scalars("schedule/network_calls")]
+    tags = events.Tags()
+    assert set(tags["images"]) == {f"{SECTION}/overview", f"{SECTION}/cost"}
+    names = ("gain_2", "gain_4", "seconds", "share_of_training_time")
+    ours = {tag for tag in tags["scalars"] if tag.startswith(SECTION)}
+    assert ours == {f"{SECTION}/{name}" for name in names}
+    assert SECTION < "samples"
+    (tag,) = tags["tensors"]
+    words = events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
+    assert f"| {callback.history[-1]['num_steps']} | {callback.history[-1]['winner']} |" in words
+    calls = [entry["num_calls"] for entry in callback.history[::2]]
     assert calls == [SMALL["num_times"] + SMALL["pilot_times"]] * 2
     settings = Path(logger.log_dir, "hparams.yaml").read_text()
     assert "OptimalSteps(gamma=0.5, num_times=6, pilot_times=4)" in settings
+
+
+def test_other_loggers(tmp_path):
+    """A logger with `log_image`, such as that of W&B, gets the same pictures and numbers."""
+    shown, numbers = [], []
+
+    class Foreign(CSVLogger):
+        def log_image(self, key, images, step):
+            shown.append((key, images[0].size, step))
+
+        def log_metrics(self, metrics, step):
+            numbers.extend(metrics)
+
+    callback = JYSScheduleCallback(
+        (2,), optimizer=OptimalSteps(**SMALL), num_samples=16, every_n_epochs=1
+    )
+    run = trainer(tmp_path, callback, epochs=1, logger=[Foreign(tmp_path), CSVLogger(tmp_path)])
+    run.fit(module(), data())
+    assert shown == [(f"{SECTION}/{name}", (600, 400), 4) for name in ("overview", "cost")]
+    assert f"{SECTION}/gain_2" in numbers
+
+
+def test_overview():
+    """Every number of steps gets a panel, up to six, with one update or many, with any winner."""
+    names = ("uniform", "cosine", "new", "previous")
+    updates = [
+        {
+            "step": 2**k,
+            "density": [1.0] * 32,
+            "schedules": [
+                {
+                    "num_steps": n,
+                    "times": list(SamplingSchedule.cosine(n).times),
+                    "winner": names[(k + n) % 4],
+                    "gain": 0.1 * (n % 2),
+                }
+                for n in range(1, 10)
+            ],
+        }
+        for k in range(5)
+    ]
+    for some in (updates, updates[:1]):
+        axes = plot_overview(some).axes
+        assert len(axes) == 6
+        assert [a.get_title(loc="left").split()[0] for a in axes] == ["1", "3", "4", "6", "7", "9"]
+    one = [update | {"schedules": update["schedules"][:1]} for update in updates]
+    assert len(plot_overview(one).axes) == 1
+
+
+def test_history_is_bounded():
+    """Of 10,000 updates few are held and drawn: the first, the last, and some between."""
+    history, shown = UpdateHistory(), 0
+    for step in range(1, 10_001):
+        history.add({"step": step})
+        shown += history.worth_showing
+    steps = [update["step"] for update in history.updates]
+    assert len(steps) <= 64
+    assert (steps[0], steps[-1]) == (1, 10_000)
+    assert steps == sorted(steps)
+    assert shown <= 8 + 4 * 11
 
 
 class SomebodyElses(LightningModule):
@@ -406,18 +509,13 @@ def test_bad_arguments(arguments, message):
         JYSScheduleCallback(**arguments)
 
 
-def test_bad_batches_are_refused(tmp_path):
-    """Batches whose tokens are no integers of shape (B, L) are refused by name."""
-    callback = JYSScheduleCallback((2,), tokens=lambda batch: batch["tokens"].float())
-    with pytest.raises(TypeError, match=r"`tokens` must be integers, got torch\.float32"):
-        trainer(tmp_path, callback, epochs=1).fit(module(), data())
-
-
 def test_ranks_agree(tmp_path):
-    """Two processes measure their own shards and hold the same schedules and table."""
-    import subprocess
-    import sys
+    """Two processes measure their own shards and hold the same schedules and table.
 
+    Before, an update fails that one process cannot begin, one that raises an error in one process,
+    and one whose network does: none hangs, and none is made by a part of the processes. The bound
+    is that of one process, whatever the batches.
+    """
     script = Path(__file__).with_name("ddp_schedule.py")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300
@@ -428,3 +526,15 @@ def test_ranks_agree(tmp_path):
     for name in ("excess", "standard_error", "retention"):
         assert (getattr(found[0].table, name) == getattr(found[1].table, name)).all()
     assert found[0].table.num_samples + found[0].table.num_held_out == 32
+    runs = [read_json(tmp_path / f"run{r}.json") for r in range(2)]
+    assert [run["steps"] for run in runs] == [[4, 4]] * 2
+    told = ("training has seen 6", "process 1: ValueError: one process", "process 1: KeyError")
+    assert len(runs[0]["warnings"]) == 3
+    for step, (words, text) in enumerate(zip(told, runs[0]["warnings"], strict=True), 1):
+        assert f"not updated at step {step}" in text
+        assert words in text
+    model = make_model()
+    model.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    (alone,) = trainer(tmp_path).validate(model, DataLoader(count_up(20), batch_size=3))
+    for name in ("val/bits_per_token", "val/bits_per_token_error"):
+        assert runs[0]["metrics"][name] == pytest.approx(alone[name], rel=1e-5)

@@ -12,27 +12,6 @@ from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
 
 
-def plot_evolution(steps: Sequence[int], times: Sequence[Sequence[float]]) -> Figure:
-    """Draw the times of one schedule against the training step.
-
-    Args:
-        steps: Training steps of the updates.
-        times: The schedule after every update, N + 1 times each.
-    """
-    figure, axes = _figure()
-    lines = np.array(times)
-    grey = np.linspace(1, 0, lines.shape[1])
-    for k in range(lines.shape[1]):
-        axes.axhline(grey[k], color="0.85", linewidth=0.8, zorder=0)
-        axes.plot(steps, lines[:, k], ".-", color="C0", linewidth=1.2, markersize=4)
-    axes.set(
-        xlabel="training step",
-        ylabel="t  (1 is noise, 0 is data)",
-        title=f"sampling times, N = {lines.shape[1] - 1} (grey: uniform)",
-    )
-    return figure
-
-
 def plot_schedules(schedules: Mapping[str, SamplingSchedule]) -> Figure:
     """Draw the times of several schedules against the index of the step."""
     figure, axes = _figure()

@@ -1,0 +1,114 @@
+"""One update of the schedules: measure, search, choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddm.callbacks.recent import RecentSequences
+from ddm.denoisers import Denoiser
+from ddm.functional import gather_objects, seeded
+from ddm.samplers import Sampler
+from ddm.schedules import (
+    CostTable,
+    Decision,
+    OptimalSteps,
+    Optimised,
+    SamplingSchedule,
+    ScheduleOptimizer,
+    choose,
+)
+
+LEAST = 8
+"""Sequences that every process needs: a table keeps some of them to judge schedules."""
+
+
+@dataclass(frozen=True)
+class Updater:
+    """How schedules are updated.
+
+    Args:
+        optimizer: What finds schedules.
+        judge: What measures costs where the optimizer returns none.
+        num_steps: Numbers of steps to find schedules for.
+        smoothing: Share of the previous times that is kept.
+    """
+
+    optimizer: ScheduleOptimizer
+    judge: OptimalSteps
+    num_steps: Sequence[int]
+    smoothing: float
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        recent: RecentSequences,
+        previous: Mapping[int, SamplingSchedule],
+        seed: Sequence[int],
+    ) -> tuple[Optimised, list[dict[str, Any]]]:
+        """Return the schedules to keep, and how each was chosen; a collective call.
+
+        Args:
+            denoiser: The model.
+            sampler: The sampler that will be run.
+            recent: Sequences of this process.
+            previous: The schedules that are in use.
+            seed: Seed of the noise, another one in every process.
+
+        Raises:
+            ValueError: A process has too few sequences, or the optimizer refuses them.
+        """
+        x_0, free = _sequences(recent, denoiser)
+        generator = seeded(x_0.device, *seed)
+        settings: dict[str, Any] = {"free": free, "generator": generator}
+        found = self.optimizer(denoiser, sampler, x_0, self.num_steps, **settings)
+        table, num_calls = found.table, found.num_calls
+        if table is None:
+            table = self.judge.table(denoiser, sampler, x_0, **settings)
+            num_calls += table.num_calls
+        decisions = {
+            n: self._decide(table, new, previous.get(n)) for n, new in found.schedules.items()
+        }
+        kept = {n: decision.schedule for n, decision in decisions.items()}
+        rows = [{"num_steps": n, **_facts(decision)} for n, decision in decisions.items()]
+        return Optimised(kept, num_calls, table), rows
+
+    def _decide(
+        self, table: CostTable, new: SamplingSchedule, old: SamplingSchedule | None
+    ) -> Decision:
+        """Choose between the previous schedule, the new one and those that need no search."""
+        if old is not None and self.smoothing:
+            pairs = zip(old.times, new.times, strict=True)
+            mixed = tuple(self.smoothing * a + (1 - self.smoothing) * b for a, b in pairs)
+            new = SamplingSchedule(mixed, new.source, new.info)
+        return choose(table, new, old)
+
+
+def _sequences(recent: RecentSequences, denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
+    """Return the latest sequences and their free positions; all processes go on, or none."""
+    x_0, free = recent.latest(getattr(denoiser, "pad", None))
+    seen = gather_objects((len(x_0), free is not None))
+    if (least := min(num for num, _ in seen)) < LEAST:
+        raise ValueError(
+            f"{LEAST} sequences of one length are needed in every process, and training has seen "
+            f"{least}"
+        )
+    if free is None and any(given for _, given in seen):
+        free = torch.ones_like(x_0, dtype=torch.bool)
+    return x_0, free
+
+
+def _facts(decision: Decision) -> dict[str, Any]:
+    return {
+        "times": list(decision.schedule.times),
+        "winner": decision.winner,
+        "costs": decision.costs,
+        "gain": decision.gain,
+        "gain_error": decision.gain_error,
+        "confidence": decision.confidence,
+    }

@@ -1,0 +1,78 @@
+"""The schedules of a checkpoint: inside of it, and in a JSON file beside it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from ddm.files import read_json, write_json
+from ddm.schedules.optimizer import Optimised, schedules_beside
+
+
+def save_beside(optimised: Optimised, checkpoint: str | Path, global_step: int) -> Path:
+    """Write the schedules of a checkpoint beside it, stamped with its step; return the path.
+
+    Args:
+        optimised: The schedules.
+        checkpoint: Path of the checkpoint.
+        global_step: Its number of optimizer steps.
+    """
+    path = schedules_beside(checkpoint)
+    write_json(path, optimised.to_dict() | {"global_step": global_step})
+    return path
+
+
+def schedules_of(checkpoint: str | Path) -> Optimised | None:
+    """Return the schedules of a checkpoint, None if it has none.
+
+    A JSON file beside the checkpoint counts if it carries the checkpoint's step: it is then what
+    training wrote, or what was optimized later for these weights. One that carries another step
+    belongs to other weights, as after a run that was killed between the two files. Else those
+    inside of the checkpoint count (a file is copied or renamed alone), and a JSON file without a
+    stamp only where there are none inside.
+
+    Raises:
+        ValueError: Checkpoint or JSON file are missing or damaged.
+    """
+    path = schedules_beside(checkpoint)
+    step, inside = _inside(Path(checkpoint))
+    if not path.is_file():
+        return inside
+    content = read_json(path)
+    stamp = content.get("global_step")
+    if stamp == step or (stamp is None and inside is None):
+        return Optimised.from_dict(content, str(path))
+    if stamp is not None:
+        rank_zero_warn(
+            f"`{path}` was written at step {stamp} and the checkpoint at step {step}: "
+            + ("uniform steps are used." if inside is None else "those inside of it are used.")
+        )
+    return inside
+
+
+def _inside(checkpoint: Path) -> tuple[int | None, Optimised | None]:
+    """Return the step of a checkpoint and the schedules inside of it, of all its callbacks."""
+    try:
+        content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        step, states = content.get("global_step"), content.get("callbacks", {}).values()
+    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"`checkpoint` must be written by Lightning, but '{checkpoint}' is missing, damaged or "
+            f"something else: {str(error).partition(chr(10))[0]}"
+        ) from error
+    found = [Optimised.from_dict(s["optimised"], str(checkpoint)) for s in states if _has(s)]
+    if not found:
+        return step, None
+    schedules = {n: schedule for one in found for n, schedule in one.schedules.items()}
+    table = next((one.table for one in found if one.table is not None), None)
+    return step, Optimised(schedules, sum(one.num_calls for one in found), table)
+
+
+def _has(state: Any) -> bool:  # noqa: ANN401
+    optimised = state.get("optimised") if isinstance(state, Mapping) else None
+    return isinstance(optimised, Mapping) and bool(optimised.get("schedules"))
