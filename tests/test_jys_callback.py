@@ -495,7 +495,7 @@ def test_in_somebody_elses_trainer(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_steps": ()}, "`num_steps` must be at least 1"),
+        ({"num_steps": ()}, "`num_steps` must hold at least one"),
         ({"num_steps": (4, 0)}, "`num_steps` must be at least 1, got 0"),
         ({"num_samples": 5}, "`num_samples` must be at least 8, got 5"),
         ({"every_n_steps": 0}, "`every_n_steps` must be at least 1, got 0"),

@@ -26,8 +26,10 @@ def closing_lines(trainer: Trainer) -> list[str]:
         lines += [f"schedules    {beside}"]
     name = shlex.quote(str(checkpoint))
     lines += [f"checkpoint   {checkpoint}"]
-    if trainer.log_dir is not None:
-        lines += [f"TensorBoard  tensorboard --logdir {shlex.quote(str(trainer.log_dir))}"]
+    # Not `trainer.log_dir`, which asks all processes.
+    folder = getattr(trainer.logger, "log_dir", None)
+    if folder is not None:
+        lines += [f"TensorBoard  tensorboard --logdir {shlex.quote(str(folder))}"]
     return [*lines, f"next         ddm sample {name} --num-steps {steps}"]
 
 
