@@ -1,7 +1,7 @@
 """What do exactness and generality cost? Ratios to the bare operations, measured side by side.
 
-Three questions: one sampling step against the bare network call; memory that a step adds at text
-size; training through Lightning against a hand-written loop. Prints a table and writes
+Four questions: one sampling step against the bare network call; memory that a step adds at text
+size; seconds of a step and of a table's row there; training through Lightning against a hand-written loop. Prints a table and writes
 docs/results/core_speed.json.
 """
 
@@ -17,14 +17,16 @@ from typing import Any
 
 from ddm.backbones import Transformer
 from ddm.datamodules import CountDown
-from ddm.denoisers import MeanDenoiser
+from ddm.denoisers import MeanDenoiser, chunks
 from ddm.functional import stratified_times, times_like
 from ddm.kernels import Absorbing, Gaussian, Kernel, Uniform
+from ddm.kernels.sparse import CHUNK
 from ddm.losses import NELBO
 from ddm.module import DiscreteDiffusion
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Step
+from ddm.schedules.optimal.step_cost import step_costs
 
 import torch
 from _report import finish, parse
@@ -95,6 +97,56 @@ def _text_memory(kind: Callable[[int], Kernel]) -> dict[str, float]:
     return {"added_over_logits": added / size, "logits_gib": size / 2**30, "step_seconds": seconds}
 
 
+def text_seconds(kind: Callable[[int], Kernel], vocab_size: int) -> dict[str, float]:
+    """Return seconds of one thread outside the network, B = 4, L = 256: a step and a table's row.
+
+    The step is one of eight; the row has 36 landing times.
+    """
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_text_seconds, (kind, vocab_size))
+
+
+def _text_seconds(kind: Callable[[int], Kernel], vocab_size: int) -> dict[str, float]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    kernel = kind(vocab_size)
+    logits = torch.randn(4, 256, kernel.vocab_size)
+
+    class Given(nn.Module):
+        def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+            return logits
+
+    denoiser = MeanDenoiser(Given(), ForwardProcess(kernel, LogLinear()))
+    x_0 = torch.randint(vocab_size, (4, 256))
+    t, s = times_like(0.625, x_0), times_like(0.5, x_0)
+    x_t = denoiser.process.sample(x_0, t)
+    below = torch.linspace(0, 0.6, 36, dtype=torch.float64)
+
+    def step() -> None:
+        Analytic().step(denoiser, x_t, Step(t, s))
+
+    def row() -> None:
+        first = 0
+        for (piece,) in chunks([denoiser(x_t, t)], CHUNK):
+            last = first + piece.x_t.shape[1]
+            step_costs(piece, x_0[:, first:last], below)
+            first = last
+
+    with torch.no_grad():
+        return {"step_seconds": cpu_seconds(step), "row_seconds": cpu_seconds(row)}
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the least CPU time of three calls, after one to warm up."""
+    work()
+    seconds = []
+    for _ in range(3):
+        begin = time.process_time()
+        work()
+        seconds.append(time.process_time() - begin)
+    return min(seconds)
+
+
 def training(pairs: int, steps: int = 20) -> dict[str, float]:
     """Time training through Lightning against a hand-written loop with the same network and loss.
 
@@ -145,6 +197,9 @@ def main(args: Sequence[str] | None = None) -> None:
         results[f"sampling step over network call, {name}"] = sampling_step(kernel, pairs)
     for kind in (Absorbing, Uniform):
         results[f"memory of a step over logits, {kind.__name__.lower()}"] = text_memory(kind)
+        for size in (50_304, 126_464):
+            name = f"outside the network, {kind.__name__.lower()}, V = {size:,}"
+            results[name] = text_seconds(kind, size)
     results["training throughput over hand-written loop"] = training(max(3, pairs // 2))
     for name, values in results.items():
         print(f"{name:55s}", *(f"{key} {value:.3g}" for key, value in values.items()), sep="  ")
