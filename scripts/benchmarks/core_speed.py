@@ -1,8 +1,8 @@
 """What do exactness and generality cost? Ratios to the bare operations, measured side by side.
 
 Four questions: one sampling step against the bare network call; memory that a step adds at text
-size; seconds of a step and of a table's row there; training through Lightning against a hand-written loop. Prints a table and writes
-docs/results/core_speed.json.
+size; seconds of a step and of a row of the table there; training through Lightning against a
+hand-written loop. Prints a table and writes docs/results/core_speed.json.
 """
 
 from __future__ import annotations
