@@ -176,6 +176,16 @@ def test_flat_tables_have_no_gain():
     assert (decision.winner, decision.gain, decision.confidence) == ("uniform", 0.0, 0.5)
 
 
+def test_nothing_is_saved_where_nothing_is_spent():
+    """Costs below zero are noise: no schedule can be better than one that costs nothing."""
+    below = table(held_out=-np.broadcast_to(squares(), (4, 66, 66)))
+    far = SamplingSchedule((1.0, 0.5, 0.3, 0.1, 0.0))
+    assert sequence_costs(below, far).mean() < sequence_costs(below, UNIFORM).mean() < 0
+    decision = choose(below, far)
+    assert (decision.winner, decision.gain) == ("uniform", 0.0)
+    assert keep_best(below, {"far": far, "uniform": UNIFORM}).gain == 0
+
+
 def test_refusals(tmp_path):
     """A table from a file judges nobody; no candidates and other confidences are refused."""
     known = table(held_out=noisy(4, 0.1))

@@ -36,6 +36,55 @@ def test_exact_tables_are_left_alone():
     assert choose_width(roots, roots, np.ones(41)) == 0
 
 
+@pytest.mark.parametrize("width", WIDTHS[1:5])
+def test_weights_are_gaussian(width):
+    """Far from the ends an average over one time has the weights of a normal law."""
+    for k in (14, 20, 23):
+        single = np.zeros((41, 41))
+        single[k] = 1.0  # the same for all times that steps end at
+        expected = np.exp(-((20 - k) ** 2) / (2 * width**2)) / (width * np.sqrt(2 * np.pi))
+        assert smooth(single, width)[20] == pytest.approx(expected, rel=1e-2, abs=1e-4)
+
+
+def test_largest_of_the_nearly_best_widths():
+    """Of widths whose error of prediction is within 5 % of the smallest, the largest is taken."""
+    chosen, strict, loose = [], [], []
+    for seed in range(12):
+        generator = np.random.default_rng(seed)
+        noise = generator.standard_normal((2, 41, 41))
+        truth = 10 * np.sin(np.subtract.outer(TIMES, TIMES) / 12)
+        first, second = truth + noise - noise.swapaxes(1, 2)
+        lower, weights = np.tril_indices(41, -1), generator.random(41)
+        errors = []
+        for width in WIDTHS:
+            missed = [smooth(a, width) - b for a, b in ((first, second), (second, first))]
+            errors.append(sum((m[lower] ** 2 * weights[lower[1]]).sum() for m in missed))
+        nearly = [
+            [w for w, e in zip(WIDTHS, errors, strict=True) if e <= f * min(errors)]
+            for f in (1.0, 1.05, 1.15)
+        ]
+        strict.append(nearly[0][-1])
+        loose.append(nearly[2][-1])
+        chosen.append(choose_width(first, second, weights))
+        assert chosen[-1] == nearly[1][-1]
+    assert chosen != strict
+    assert chosen != loose
+
+
+def test_noise_without_weight_does_not_matter():
+    """Where errors count nothing, noise is no reason to average."""
+    generator = np.random.default_rng(0)
+    truth = 10 * np.sin(TIMES / 6)
+    first = truth[:, None] - truth[None, :]
+    second, weights = first.copy(), np.ones(41)
+    rows, columns = np.tril_indices(41, -1)
+    late = columns > 25
+    second[rows[late], columns[late]] += generator.standard_normal(late.sum())
+    assert choose_width(first, second, weights) > 0
+    weights[26:] = 0.0
+    assert choose_width(first, second, weights) == 0
+
+
 def test_width_grows_with_the_noise():
     """Noise of a tenth of a cell is averaged over few times, of ten cells over many."""
     truth = 10 * np.sin(TIMES / 6)

@@ -270,6 +270,30 @@ def test_weights_follow_the_errors():
         assert found.num_calls == 24 + 72
 
 
+def test_averages_are_chosen_by_what_counts():
+    """Noise of late steps asks for an average if they count, gamma = 0, and not if they do not."""
+
+    class Noisy(Known):
+        def measure(self, denoiser, x_0, times, **settings):
+            costs = super().measure(denoiser, x_0, times, **settings)
+            noise = torch.from_numpy(np.random.default_rng(0).standard_normal(costs.nats.shape[1:]))
+            noise = noise.tril(-3)  # cells stay, from which the excess is counted
+            noise[:, :30] = 0
+            sign = torch.tensor([1.0, -1.0]).double().repeat(len(x_0) // 2)[:, None, None]
+            return replace(costs, nats=costs.nats * (1 + 0.5 * sign * noise.clamp(-1, 1)))
+
+    denoiser = ExactDenoiser(
+        ForwardProcess(Uniform(2), LogLinear()), torch.eye(2, dtype=torch.float64) / 2
+    )
+    widths = [
+        Noisy(np.ones(16), gamma=gamma)
+        .table(denoiser, Analytic(), torch.zeros(16, 2, dtype=torch.int64))
+        .width
+        for gamma in (0.0, 4.0)
+    ]
+    assert widths[0] > widths[1] == 0
+
+
 def test_second_grid_follows_the_density_of_the_pilot():
     """It is equal in `int sqrt(w kappa)`, three quarters, and cells of the pilot, a quarter."""
     optimizer, _ = measured(np.ones(8), gamma=0.0)

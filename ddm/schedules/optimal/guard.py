@@ -114,12 +114,12 @@ def keep_best(
 
 def _confidence(saved: Float[np.ndarray, " B"]) -> float:
     """Return how sure it is that the mean is above 0: one minus the p-value of the t-test."""
-    from scipy.stats import t as student  # slow to import, and not needed to sample
+    from scipy.special import stdtr  # here, as `import ddm` must not wait for it
 
     mean, error = saved.mean(), _error(saved)
     if error < NEGLIGIBLE:  # costs that are known exactly
         return 0.5 if abs(mean) < NEGLIGIBLE else float(mean > 0)
-    return float(student.cdf(mean / error, len(saved) - 1))
+    return float(stdtr(len(saved) - 1, mean / error))
 
 
 def _error(values: Float[np.ndarray, " B"]) -> float:

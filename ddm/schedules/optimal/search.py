@@ -49,7 +49,7 @@ def refine(
         min_time: Smallest positive time.
         sweeps: How often all of them are moved.
     """
-    from scipy.optimize import minimize_scalar  # slow to import, and not needed to sample
+    from scipy.optimize import minimize_scalar  # here, as `import ddm` must not wait for it
 
     times = times.copy()
     for _ in range(sweeps):

@@ -91,11 +91,11 @@ def _check_arrays(table: CostTable) -> None:
 
 
 def _check_signs(table: CostTable) -> None:
-    from scipy.stats import t as student  # slow to import, and not needed to sample
+    from scipy.special import stdtrit  # here, as `import ddm` must not wait for it
 
     # An imperfect network may contradict itself a little between noise levels; few sequences do not
     # know their own error well (for many of them the factor is 6).
-    factor = student.isf(1e-9, max(table.num_samples - 1, 1))
+    factor = -stdtrit(max(table.num_samples - 1, 1), 1e-9)  # Student's t, upper tail
     slack = factor * table.standard_error + 0.05 * max(table.excess[-1, 0], 0.0) + 0.01
     negative = table.excess < -slack
     if negative.any():
