@@ -62,6 +62,7 @@ NOISES: list[NoiseSchedule] = [
 ORDERS: list[RevealOrder] = [
     Random(),
     Spaced(),
+    Spaced(jitter=0.5),
     Confidence(),
     Entropy(),
     Margin(),

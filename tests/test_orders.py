@@ -257,7 +257,7 @@ def test_rows_with_fewer_tokens_than_steps():
 def test_farthest_first(shape):
     """Every position of a call is farthest from what is revealed or was chosen before.
 
-    Compared with a search over all masked positions, sequence by sequence; what comes after the
+    The edges of long axes count at twice their distance. Compared with a search over all masked positions, sequence by sequence; what comes after the
     number asked for is ranked behind it, and revealed tokens at the end.
     """
     order, x = Spaced(shape), torch.randint(4, (20, 12), generator=seeded())
@@ -265,14 +265,17 @@ def test_farthest_first(shape):
     masks = (x == 3).sum(-1)
     num = (masks / 2).ceil().long()
     ranks = order.rank(prediction_of(x), num)
-    axes = [torch.arange(n).double() for n in shape or (12,)]
-    place = torch.cartesian_prod(*axes).reshape(12, -1)
+    sizes = shape or (12,)
+    place = torch.cartesian_prod(*[torch.arange(n).double() for n in sizes]).reshape(12, -1)
+    long = [k for k, n in enumerate(sizes) if 2 * n >= max(sizes)]
+    edge = [min(2 * float(min(p[k] + 1, sizes[k] - p[k])) for k in long) for p in place]
     for row in range(20):
         near = [k for k in range(12) if x[row, k] != 3]
         sequence = ranks[row].argsort().tolist()
         assert set(sequence[masks[row] :]) == set(near)
         for chosen in sequence[: num[row]]:
-            far = [min(float((place[i] - place[j]).norm()) for j in near) for i in range(12)]
+            away = [min(float((place[i] - place[j]).norm()) for j in near) for i in range(12)]
+            far = [min(pair) for pair in zip(away, edge, strict=True)]
             assert far[chosen] == pytest.approx(max(far), abs=1e-12)
             near.append(chosen)
 
@@ -363,7 +366,7 @@ def test_measured_dependence():
 
 
 def test_measured_finds_the_geometry():
-    """On a chain whose positions are shuffled, the measured order is that of their places."""
+    """On a chain whose positions are shuffled, the middle comes first and then both ends."""
     shuffle = torch.tensor([4, 0, 6, 2, 5, 1, 3])
     place = shuffle.argsort()
     dependence = torch.zeros(7, 7).double()
@@ -371,8 +374,9 @@ def test_measured_finds_the_geometry():
         dependence[shuffle[i], shuffle[i + 1]] = dependence[shuffle[i + 1], shuffle[i]] = 0.2
     x, num = torch.full((1, 7), 3), torch.tensor([7])
     measured = Measured(dependence).rank(prediction_of(x), num)[0].argsort()
-    spaced = Spaced().rank(prediction_of(x), num)[0].argsort()
-    assert place[measured][:3].sort().values.tolist() == spaced[:3].sort().values.tolist()
+    assert place[measured].tolist()[0] == 3
+    assert place[measured][1:3].sort().values.tolist() == [0, 6]
+    assert place[measured][3:].sort().values.tolist() == [1, 2, 4, 5]
 
 
 def test_profile():
@@ -413,6 +417,8 @@ def test_measured_is_kept(tmp_path):
         (lambda: Temper(top_p=0.0), r"`top_p` must lie in \(0, 1\], got 0.0"),
         (lambda: Temper(top_k=0), "`top_k` must be at least 1, got 0"),
         (lambda: Reveal(near_certain=-1.0), "`near_certain` must be >= 0 and finite, got -1.0"),
+        (lambda: Spaced(jitter=1.1), r"`jitter` must lie in \[0, 1\], got 1.1"),
+        (lambda: Spaced(jitter=-0.1), r"`jitter` must lie in \[0, 1\], got -0.1"),
         (lambda: Spaced((0, 3)), "`shape` must be at least 1, got 0"),
         (lambda: LeftToRight(0), "`block_length` must be at least 1, got 0"),
         (lambda: Measured(torch.zeros(2, 3).double()), r"square matrix, .* got the shape \(2, 3\)"),

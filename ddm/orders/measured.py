@@ -28,12 +28,19 @@ class Measured(Farthest):
     Args:
         dependence: The matrix of `I_ij` in nats, L rows of L numbers >= 0, for instance from
             `measure_dependence`; averaged with its transpose.
+        jitter: How much chance there is, see `Farthest`.
 
     Attributes:
         digest: A checksum of the matrix, which tells orders apart in messages and in files.
     """
 
-    def __init__(self, dependence: Sequence[Sequence[float]] | Float[Tensor, "L M"]) -> None:
+    def __init__(
+        self,
+        dependence: Sequence[Sequence[float]] | Float[Tensor, "L M"],
+        *,
+        jitter: float = 0.0,
+    ) -> None:
+        super().__init__(jitter)
         matrix = torch.as_tensor(dependence, dtype=torch.float64).detach().cpu()
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.numel():
             raise ValueError(
@@ -61,7 +68,7 @@ class Measured(Farthest):
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, atomically."""
-        write_json(path, {"dependence": self._dependence.tolist()})
+        write_json(path, {"dependence": self._dependence.tolist(), "jitter": self.jitter})
 
     @classmethod
     def load(cls, path: str | Path) -> Measured:
@@ -75,7 +82,7 @@ class Measured(Farthest):
             raise ValueError(
                 f"`{path}` must hold the key 'dependence'; write it with `Measured.save`."
             )
-        return cls(content["dependence"])
+        return cls(content["dependence"], jitter=content.get("jitter", 0.0))
 
 
 def shortest_distances(dependence: Float[Tensor, "L L"]) -> Float[Tensor, "L L"]:
