@@ -62,7 +62,7 @@ NOISES: list[NoiseSchedule] = [
 ORDERS: list[RevealOrder] = [
     Random(),
     Spaced(),
-    Spaced(jitter=0.5),
+    Spaced(jitter=0.0),
     Confidence(),
     Entropy(),
     Margin(),

@@ -38,7 +38,7 @@ class Measured(Farthest):
         self,
         dependence: Sequence[Sequence[float]] | Float[Tensor, "L M"],
         *,
-        jitter: float = 0.0,
+        jitter: float = 0.5,
     ) -> None:
         super().__init__(jitter)
         matrix = torch.as_tensor(dependence, dtype=torch.float64).detach().cpu()
@@ -78,11 +78,12 @@ class Measured(Farthest):
             ValueError: The file holds something else.
         """
         content = read_json(path)
-        if not isinstance(content, dict) or "dependence" not in content:
+        if not isinstance(content, dict) or not {"dependence", "jitter"} <= set(content):
             raise ValueError(
-                f"`{path}` must hold the key 'dependence'; write it with `Measured.save`."
+                f"`{path}` must hold the keys 'dependence' and 'jitter'; write it with "
+                "`Measured.save`."
             )
-        return cls(content["dependence"], jitter=content.get("jitter", 0.0))
+        return cls(content["dependence"], jitter=content["jitter"])
 
 
 def shortest_distances(dependence: Float[Tensor, "L L"]) -> Float[Tensor, "L L"]:

@@ -23,11 +23,10 @@ class Spaced(Farthest):
         shape: Sizes of the axes whose positions are the tokens, in the order in which they are
             flattened: (L,) for text, (C, H, W) for images, (voices, time) or (time, voices) for
             music. By default one axis of any length.
-        jitter: How much chance there is, see `Farthest`; a network likes some, an exact denoiser
-            none.
+        jitter: How much chance there is, see `Farthest`; networks need some, exact denoisers none.
     """
 
-    def __init__(self, shape: Sequence[int] = (), *, jitter: float = 0.0) -> None:
+    def __init__(self, shape: Sequence[int] = (), *, jitter: float = 0.5) -> None:
         super().__init__(jitter)
         for size in shape:
             require_at_least(1, shape=size)
