@@ -62,6 +62,7 @@ NOISES: list[NoiseSchedule] = [
 ORDERS: list[RevealOrder] = [
     Random(),
     Spaced(),
+    Spaced(jitter=0.0),
     Confidence(),
     Entropy(),
     Margin(),

@@ -219,7 +219,7 @@ def test_rows_finish_at_their_own_call(stop):
     free = torch.tensor([[True] * 3, [True, False, False], [False] * 3, [True, True, False]])
     x = PROCESS.sample_prior(ALL[[0, 1, 2, 3]], free)
     seen = []
-    samples = Reveal(Spaced(), stop=stop)(
+    samples = Reveal(Spaced(jitter=0.0), stop=stop)(
         EXACT, x, [1.0, 0.0], free=free, generator=seeded(), on_state=lambda x, t: seen.append(t)
     )
     # The row where all is given is evaluated once, in the first call, like those that need it.
@@ -245,7 +245,7 @@ def test_rows_with_fewer_tokens_than_steps():
     """A sequence with fewer free tokens than steps ends early; the others go on."""
     free = torch.tensor([[True] * 3, [False, True, False]])
     x = PROCESS.sample_prior(ALL[:2], free)
-    samples = Reveal(Spaced())(EXACT, x, ONE_EACH, free=free, generator=seeded())
+    samples = Reveal(Spaced(jitter=0.0))(EXACT, x, ONE_EACH, free=free, generator=seeded())
     assert (samples.num_calls, samples.num_rows) == (3, 2 + 1 + 1)
     assert (samples.tokens < 3).all()
 
@@ -257,22 +257,26 @@ def test_rows_with_fewer_tokens_than_steps():
 def test_farthest_first(shape):
     """Every position of a call is farthest from what is revealed or was chosen before.
 
-    Compared with a search over all masked positions, sequence by sequence; what comes after the
-    number asked for is ranked behind it, and revealed tokens at the end.
+    The edges of long axes count at twice their distance. Compared with a search over all masked
+    positions, sequence by sequence; what comes after the number asked for is ranked behind it, and
+    revealed tokens at the end.
     """
-    order, x = Spaced(shape), torch.randint(4, (20, 12), generator=seeded())
+    order, x = Spaced(shape, jitter=0.0), torch.randint(4, (20, 12), generator=seeded())
     x[:, 0], x[0, 1:] = 0, 3
     masks = (x == 3).sum(-1)
     num = (masks / 2).ceil().long()
     ranks = order.rank(prediction_of(x), num)
-    axes = [torch.arange(n).double() for n in shape or (12,)]
-    place = torch.cartesian_prod(*axes).reshape(12, -1)
+    sizes = shape or (12,)
+    place = torch.cartesian_prod(*[torch.arange(n).double() for n in sizes]).reshape(12, -1)
+    long = [k for k, n in enumerate(sizes) if 2 * n >= max(sizes)]
+    edge = [min(2 * float(min(p[k] + 1, sizes[k] - p[k])) for k in long) for p in place]
     for row in range(20):
         near = [k for k in range(12) if x[row, k] != 3]
         sequence = ranks[row].argsort().tolist()
         assert set(sequence[masks[row] :]) == set(near)
         for chosen in sequence[: num[row]]:
-            far = [min(float((place[i] - place[j]).norm()) for j in near) for i in range(12)]
+            away = [min(float((place[i] - place[j]).norm()) for j in near) for i in range(12)]
+            far = [min(pair) for pair in zip(away, edge, strict=True)]
             assert far[chosen] == pytest.approx(max(far), abs=1e-12)
             near.append(chosen)
 
@@ -363,16 +367,17 @@ def test_measured_dependence():
 
 
 def test_measured_finds_the_geometry():
-    """On a chain whose positions are shuffled, the measured order is that of their places."""
+    """On a chain whose positions are shuffled, the middle comes first and then both ends."""
     shuffle = torch.tensor([4, 0, 6, 2, 5, 1, 3])
     place = shuffle.argsort()
     dependence = torch.zeros(7, 7).double()
     for i in range(6):
         dependence[shuffle[i], shuffle[i + 1]] = dependence[shuffle[i + 1], shuffle[i]] = 0.2
     x, num = torch.full((1, 7), 3), torch.tensor([7])
-    measured = Measured(dependence).rank(prediction_of(x), num)[0].argsort()
-    spaced = Spaced().rank(prediction_of(x), num)[0].argsort()
-    assert place[measured][:3].sort().values.tolist() == spaced[:3].sort().values.tolist()
+    measured = Measured(dependence, jitter=0.0).rank(prediction_of(x), num)[0].argsort()
+    assert place[measured].tolist()[0] == 3
+    assert place[measured][1:3].sort().values.tolist() == [0, 6]
+    assert place[measured][3:].sort().values.tolist() == [1, 2, 4, 5]
 
 
 def test_profile():
@@ -394,7 +399,7 @@ def test_measured_is_kept(tmp_path):
     close(back.distances(2), order.distances(2), atol=0.0)
     assert describe(order) != describe(Measured([[0.0, 0.1], [0.2, 0.0]]))
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="must hold the key 'dependence'"):
+    with pytest.raises(ValueError, match="must hold the keys 'dependence'"):
         Measured.load(tmp_path / "other.json")
 
 
@@ -413,6 +418,8 @@ def test_measured_is_kept(tmp_path):
         (lambda: Temper(top_p=0.0), r"`top_p` must lie in \(0, 1\], got 0.0"),
         (lambda: Temper(top_k=0), "`top_k` must be at least 1, got 0"),
         (lambda: Reveal(near_certain=-1.0), "`near_certain` must be >= 0 and finite, got -1.0"),
+        (lambda: Spaced(jitter=1.1), r"`jitter` must lie in \[0, 1\], got 1.1"),
+        (lambda: Spaced(jitter=-0.1), r"`jitter` must lie in \[0, 1\], got -0.1"),
         (lambda: Spaced((0, 3)), "`shape` must be at least 1, got 0"),
         (lambda: LeftToRight(0), "`block_length` must be at least 1, got 0"),
         (lambda: Measured(torch.zeros(2, 3).double()), r"square matrix, .* got the shape \(2, 3\)"),
@@ -468,7 +475,7 @@ def test_no_likelihood_of_several_stages():
 def test_more_steps_than_tokens():
     """More steps than the longest sequence has tokens are refused, before any call."""
     with pytest.raises(ValueError, match="got 4 steps for 3 tokens"):
-        Reveal(Spaced())(EXACT, torch.full((2, 3), 3), [1.0, 0.7, 0.5, 0.2, 0.0])
+        Reveal(Spaced(jitter=0.0))(EXACT, torch.full((2, 3), 3), [1.0, 0.7, 0.5, 0.2, 0.0])
 
 
 def test_descriptions_tell_samplers_apart():
@@ -477,10 +484,11 @@ def test_descriptions_tell_samplers_apart():
         *(Reveal(order) for order in ORDERS),
         Reveal(Spaced((2, 3))),
         Reveal(Spaced((3, 2))),
-        Reveal(Spaced(), near_certain=0.1),
-        Reveal(Spaced(), stop=EntropyBound(0.1)),
-        Reveal(Spaced(), stop=Threshold(0.1)),
-        Reveal(Spaced(), temper=Temper(0.9)),
+        Reveal(Spaced((3, 2), jitter=0.1)),
+        Reveal(Spaced(jitter=0.0), near_certain=0.1),
+        Reveal(Spaced(jitter=0.0), stop=EntropyBound(0.1)),
+        Reveal(Spaced(jitter=0.0), stop=Threshold(0.1)),
+        Reveal(Spaced(jitter=0.0), temper=Temper(0.9)),
         KGillespie(),
     ]
     said = [Setting.of(PROCESS, sampler) for sampler in samplers]

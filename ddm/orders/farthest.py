@@ -18,14 +18,29 @@ BLOCK = 16
 class Farthest(RevealOrder):
     """The position farthest from all that is revealed, given, or chosen before comes first.
 
-    A greedy choice: the positions of one call are far from each other, too. Equal distances are
-    taken from left to right, so the masked positions alone decide.
+    A greedy choice: the positions of one call are far from each other, too, and the next call goes
+    on where it stopped. Equal distances are taken from left to right. With `jitter` J every choice
+    sees the distances times numbers that are uniform on [1 - J, 1]: regular patterns of masks are
+    rare in training, and networks predict less well from them.
+
+    Args:
+        jitter: J in [0, 1]; without any, the masked positions alone decide.
     """
+
+    def __init__(self, jitter: float) -> None:
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"`jitter` must lie in [0, 1], got {jitter}; 0 leaves out chance.")
+        self.jitter = jitter
+
+    @property
+    def random(self) -> bool:
+        """Whether there is jitter."""
+        return self.jitter > 0
 
     @property
     def fixed(self) -> bool:
-        """Yes: a greedy choice goes on where it stopped."""
-        return True
+        """Whether there is no jitter."""
+        return self.jitter == 0
 
     @abstractmethod
     def distances(self, length: int) -> Float[Tensor, "L L"]:
@@ -51,24 +66,36 @@ class Farthest(RevealOrder):
         """Return the places, the first `num` of them chosen one after the other."""
         masked = masked_in(prediction)
         distance = self.distances(masked.shape[1]).to(masked.device)
-        if bool((masked == masked[:1]).all()):  # all sequences have the same order
-            most = int(num.max()) if len(num) else 0
-            return self._rank(distance, masked[:1], most).expand_as(masked)
-        return self._rank(distance, masked, int(num.max()))
+        most = int(num.clamp(max=masked.shape[1]).max()) if len(num) else 0
+        if self.fixed and bool((masked == masked[:1]).all()):  # all sequences have the same order
+            return self._rank(distance, masked[:1], most, None).expand_as(masked)
+        return self._rank(distance, masked, most, generator)
 
-    def _rank(self, distance: Tensor, masked: Tensor, num: int) -> Int[Tensor, "B L"]:
+    def _rank(
+        self,
+        distance: Float[Tensor, "L L"],
+        masked: Bool[Tensor, "B L"],
+        num: int,
+        generator: torch.Generator | None,
+    ) -> Int[Tensor, "B L"]:
         length = masked.shape[1]
         far = self._from_revealed(distance, masked)
         rows = torch.arange(len(masked), device=masked.device)
         place = torch.full_like(far, torch.inf)
-        for k in range(min(num, length)):
-            chosen = far.argmax(-1)
+        for k in range(num):
+            chosen = self._jittered(far, generator).argmax(-1)
             place[rows, chosen] = k - length
             far = torch.minimum(far, distance[chosen])
             far[rows, chosen] = -1.0  # behind all masked positions, among the revealed
         # Chosen ones have -length..-1, and the others, in the order of the next choice, more.
-        rest = far.amax() - far
+        rest = far.amax() - self._jittered(far, generator)
         return ranked(torch.where(place < 0, place, rest), masked)
+
+    def _jittered(self, far: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.fixed:
+            return far
+        u = torch.rand(far.shape, generator=generator, dtype=far.dtype, device=far.device)
+        return torch.where(far > 0, far * (1 - self.jitter * u), far)
 
     def _from_revealed(
         self, distance: Float[Tensor, "L L"], masked: Bool[Tensor, "B L"]

@@ -28,12 +28,19 @@ class Measured(Farthest):
     Args:
         dependence: The matrix of `I_ij` in nats, L rows of L numbers >= 0, for instance from
             `measure_dependence`; averaged with its transpose.
+        jitter: How much chance there is, see `Farthest`.
 
     Attributes:
         digest: A checksum of the matrix, which tells orders apart in messages and in files.
     """
 
-    def __init__(self, dependence: Sequence[Sequence[float]] | Float[Tensor, "L M"]) -> None:
+    def __init__(
+        self,
+        dependence: Sequence[Sequence[float]] | Float[Tensor, "L M"],
+        *,
+        jitter: float = 0.5,
+    ) -> None:
+        super().__init__(jitter)
         matrix = torch.as_tensor(dependence, dtype=torch.float64).detach().cpu()
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.numel():
             raise ValueError(
@@ -61,7 +68,7 @@ class Measured(Farthest):
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, atomically."""
-        write_json(path, {"dependence": self._dependence.tolist()})
+        write_json(path, {"dependence": self._dependence.tolist(), "jitter": self.jitter})
 
     @classmethod
     def load(cls, path: str | Path) -> Measured:
@@ -71,11 +78,12 @@ class Measured(Farthest):
             ValueError: The file holds something else.
         """
         content = read_json(path)
-        if not isinstance(content, dict) or "dependence" not in content:
+        if not isinstance(content, dict) or not {"dependence", "jitter"} <= set(content):
             raise ValueError(
-                f"`{path}` must hold the key 'dependence'; write it with `Measured.save`."
+                f"`{path}` must hold the keys 'dependence' and 'jitter'; write it with "
+                "`Measured.save`."
             )
-        return cls(content["dependence"])
+        return cls(content["dependence"], jitter=content["jitter"])
 
 
 def shortest_distances(dependence: Float[Tensor, "L L"]) -> Float[Tensor, "L L"]:

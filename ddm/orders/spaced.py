@@ -23,9 +23,11 @@ class Spaced(Farthest):
         shape: Sizes of the axes whose positions are the tokens, in the order in which they are
             flattened: (L,) for text, (C, H, W) for images, (voices, time) or (time, voices) for
             music. By default one axis of any length.
+        jitter: How much chance there is, see `Farthest`; networks need some, exact denoisers none.
     """
 
-    def __init__(self, shape: Sequence[int] = ()) -> None:
+    def __init__(self, shape: Sequence[int] = (), *, jitter: float = 0.5) -> None:
+        super().__init__(jitter)
         for size in shape:
             require_at_least(1, shape=size)
         self.shape = tuple(shape)
@@ -38,6 +40,24 @@ class Spaced(Farthest):
                 f"`shape` must multiply to the length of the sequences, {length}, got {shape}; "
                 "name the axes that are flattened into a sequence."
             )
-        axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij")
+        axes = self._axes(length)
         place = torch.stack([axis.flatten() for axis in axes], -1)
         return torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def start(self, distance: Float[Tensor, "L L"]) -> Float[Tensor, " L"]:
+        """Return twice the distance to the edge, which has neighbors on one side alone.
+
+        Short axes, such as channels or voices, have no edges: those below half of the longest one.
+        """
+        shape = self.shape or (len(distance),)
+        far = distance.new_full((len(distance),), torch.inf)
+        for size, axis in zip(shape, self._axes(len(distance)), strict=True):
+            if 2 * size >= max(shape):
+                edge = 2 * torch.minimum(axis + 1, size - axis).flatten()
+                far = torch.minimum(far, edge.to(far))
+        return far
+
+    def _axes(self, length: int) -> tuple[Tensor, ...]:
+        shape = self.shape or (length,)
+        axes = (torch.arange(n, dtype=torch.float64) for n in shape)
+        return torch.meshgrid(*axes, indexing="ij")

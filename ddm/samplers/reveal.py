@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -89,13 +89,23 @@ class RevealSampler(Sampler):
     ) -> tuple[Int[Tensor, "B L"], Float[Tensor, " B"]]:
         """Reveal the tokens of x_0 at the positions that are chosen; return their -log p."""
         prediction = denoiser(x_t, self.time(denoiser.process, x_t, step, free), free)
-        rows, columns = self.choose(prediction, step, generator).nonzero(as_tuple=True)
-        x, nats = x_t.clone(), step.t.new_zeros(len(x_t))
-        x[rows, columns] = x_0[rows, columns]
+        chosen = self.choose(prediction, step, generator)
+        nats = self.nats(prediction, x_0, chosen).sum(-1)
+        return torch.where(chosen, x_0, x_t), nats
+
+    def nats(
+        self, prediction: Prediction, x_0: Int[Tensor, "B L"], where: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B L"]:
+        """Return -log of the probability that masked tokens are drawn as x_0, at some positions.
+
+        Float64, zero at all other positions.
+        """
+        rows, columns = where.nonzero(as_tuple=True)
+        nats = torch.zeros(x_0.shape, dtype=torch.float64, device=x_0.device)
         for row, column, law in self._laws(prediction, rows, columns):
             p = law.gather(-1, x_0[row, column, None]).squeeze(-1)
-            nats.index_add_(0, row, -p.log())
-        return x, nats
+            nats[row, column] = -p.log()
+        return nats
 
     def time(
         self,
@@ -109,15 +119,12 @@ class RevealSampler(Sampler):
 
     def _laws(
         self, prediction: Prediction, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return single tokens, piece by piece, and what they are drawn from, float64."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield single tokens, piece by piece, and what they are drawn from, float64."""
         size = max(1, CHUNK // prediction.output.shape[-1])
-        pieces = zip(rows.split(size), columns.split(size), strict=True)
-        return [(i, j, self._law_at(prediction, i, j)) for i, j in pieces]
-
-    def _law_at(self, prediction: Prediction, rows: Tensor, columns: Tensor) -> Tensor:
-        token = prediction.at(rows, columns).double()
-        return self.law([token], torch.zeros_like(token.t)).squeeze(1)
+        for row, column in zip(rows.split(size), columns.split(size), strict=True):
+            token = prediction.at(row, column).double()
+            yield row, column, self.law([token], torch.zeros_like(token.t)).squeeze(1)
 
 
 class Reveal(RevealSampler):

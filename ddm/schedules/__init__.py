@@ -8,6 +8,7 @@ from ddm.schedules.jys.jump_your_steps import JumpYourSteps
 from ddm.schedules.jys.klub import KLUB, RevealKLUB, TokenKLUB
 from ddm.schedules.optimal.cost_table import CostTable
 from ddm.schedules.optimal.guard import Decision, choose, keep_best
+from ddm.schedules.optimal.optimal_counts import OptimalCounts
 from ddm.schedules.optimal.optimal_steps import OptimalSteps
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.optimal.step_cost import StepCosts, loss_curve_costs, measure_step_costs
@@ -22,6 +23,7 @@ __all__ = [
     "Decision",
     "Hierarchy",
     "JumpYourSteps",
+    "OptimalCounts",
     "OptimalSteps",
     "Optimised",
     "PathCoupling",

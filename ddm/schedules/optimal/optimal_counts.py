@@ -1,0 +1,136 @@
+"""Optimal counts: how many tokens each call reveals, for any order, by the exact likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ddm.denoisers import Denoiser
+from ddm.functional import require_at_least
+from ddm.samplers import CallCounter, KGillespie, Reveal, Sampler
+from ddm.schedule import SamplingSchedule, step_numbers
+from ddm.schedules.optimal.shortest_path import shortest_paths
+from ddm.schedules.optimal.teacher import Teacher
+from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
+from ddm.schedules.setting import Setting
+
+
+class OptimalCounts(ScheduleOptimizer):
+    r"""Find how many tokens each call reveals, for any order, in nats of the sampler's likelihood.
+
+    One pass along the sampler's own path, one token after the other where the grid is fine, gives
+    at every number of masks the running sum of `-log p(x_0^i)` in the order: the cost of
+    revealing 1, 2, 3 ... tokens in one call. The shortest path with N edges through that table is a
+    schedule, for every N at once.
+
+    For a random order, and for one where the masked positions alone decide (`RevealOrder.fixed`),
+    that path is optimal: the states that a step starts from do not depend on the steps before. For
+    others, confidence for instance, they do, and the table misleads. There the likelihood itself is
+    searched, by teacher forcing, over two numbers: the share of masks left after k of N calls is
+    `(1 - (k / N)^a)^b`, which holds uniform steps (a = b = 1) and shapes like the cosine.
+
+    A quarter of the sequences makes no choice: on these, by paired differences of the likelihood,
+    the best of the schedules found, uniform and cosine steps is kept; uniform steps if none is
+    surely better. A schedule says which sampler, and so which order, it belongs to.
+
+    Calls, each on a part of the sequences: one for every grid point of the table, and for every N
+    the guard's `3 N`; where the likelihood is searched `(num_tries + 1) N` more.
+
+    Args:
+        num_times: Numbers of masks at which the table is measured; all of them if there are fewer.
+        num_tries: Schedules that the search tries for an order whose table may mislead.
+        batch_size: Sequences per network call; all of them by default.
+    """
+
+    def __init__(
+        self, *, num_times: int = 64, num_tries: int = 16, batch_size: int | None = None
+    ) -> None:
+        require_at_least(2, num_times=num_times)
+        require_at_least(2, num_tries=num_tries)
+        self.num_times = num_times
+        self.num_tries = num_tries
+        self.batch_size = batch_size
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        x_0: Int[Tensor, "B L"],
+        num_steps: int | Sequence[int],
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> Optimised:
+        """Find the schedules; see `ScheduleOptimizer`.
+
+        Raises:
+            ValueError: Fewer than 8 sequences, a sampler that does not reveal by schedule, or more
+                steps than tokens or than the grid has.
+        """
+        if len(x_0) < 8:
+            raise ValueError(
+                f"`x_0` must hold at least 8 sequences, got {len(x_0)}; some hundred are needed "
+                "for counts that do not fit noise."
+            )
+        numbers, counter = step_numbers(num_steps), CallCounter(denoiser)
+        held_out = max(2, len(x_0) // 4)
+        seed = int(torch.randint(2**31, (), generator=generator, device=x_0.device))
+        common = counter, as_reveal(sampler), seed, self.batch_size
+        search, judge = (
+            Teacher(x_0[part], None if free is None else free[part], *common)
+            for part in (slice(-held_out), slice(-held_out, None))
+        )
+        grid = counts_grid(search.length, self.num_times)
+        if max(numbers) >= len(grid):
+            raise ValueError(
+                f"`num_steps` must be at most {len(grid) - 1}, what {search.length} free tokens "
+                f"and {self.num_times} grid points allow, got {max(numbers)}; raise `num_times`, "
+                "or use fewer steps."
+            )
+        _, paths = shortest_paths(search.table(grid), max(numbers))
+        schedules = {}
+        for n in tqdm(numbers, desc="counts", disable=not progress):
+            shares = {"optimal counts": grid[paths[n]] / search.length}
+            if not search.additive:
+                shares["searched counts"] = search.search(n, self.num_tries)
+            candidates = {
+                "uniform": SamplingSchedule.uniform(n),
+                "cosine": SamplingSchedule.cosine(n),
+            }
+            for name, share in shares.items():
+                candidates[name] = SamplingSchedule(search.times(share), name)
+            schedules[n] = judge.best(candidates, Setting.of(denoiser.process, sampler))
+        return Optimised(schedules, counter.num_calls)
+
+
+def as_reveal(sampler: Sampler) -> Reveal:
+    """Return a sampler that reveals tokens along a schedule as a `Reveal`.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if isinstance(sampler, Reveal) and sampler.stop is None:
+        return sampler
+    if isinstance(sampler, KGillespie):
+        return Reveal()
+    raise ValueError(
+        f"`sampler` must reveal as many tokens as a schedule says, got {sampler!r}; use `Reveal` "
+        "without a stopping rule."
+    )
+
+
+def counts_grid(length: int, num_times: int) -> Int[np.ndarray, " M"]:
+    """Return increasing numbers of masks from 0 to all; close to all, where first tokens are."""
+    if length <= num_times:
+        return np.arange(length + 1)
+    half = num_times // 2
+    revealed = np.concatenate(
+        [np.geomspace(1, length, half), np.linspace(0, length, num_times - half)]
+    )
+    return np.unique(length - revealed.round()).astype(np.int64)

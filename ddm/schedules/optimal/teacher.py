@@ -1,0 +1,143 @@
+"""What a schedule costs a sampler on some data, and the search for a cheaper one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ddm.denoisers import Denoiser
+from ddm.likelihood import sampler_nats
+from ddm.samplers import Reveal
+from ddm.samplers.stopping import in_order
+from ddm.schedule import SamplingSchedule
+from ddm.schedules.setting import Setting
+
+
+class Teacher:
+    """Some sequences that a sampler is to draw: what they cost it, as a function of its schedule.
+
+    Args:
+        x_0: Data tokens.
+        free: Positions that are generated.
+        denoiser: The model.
+        sampler: The sampler.
+        seed: Seed of all paths, which are the same for all schedules.
+        batch_size: Sequences per network call; all of them by default.
+    """
+
+    def __init__(
+        self,
+        x_0: Int[Tensor, "B L"],
+        free: Bool[Tensor, "B L"] | None,
+        denoiser: Denoiser,
+        sampler: Reveal,
+        seed: int,
+        batch_size: int | None = None,
+    ) -> None:
+        size = batch_size or len(x_0)
+        everywhere = torch.ones_like(x_0, dtype=torch.bool) if free is None else free
+        self.denoiser, self.sampler, self.seed = denoiser, sampler, seed
+        self.batches = list(zip(x_0.split(size), everywhere.split(size), strict=True))
+        self.length = int(everywhere.sum(-1).max())
+
+    @property
+    def additive(self) -> bool:
+        """Whether the cost of a step does not depend on the steps before."""
+        order = self.sampler.reveal_order
+        return (order.random or order.fixed) and self.sampler.near_certain == 0
+
+    def times(self, shares: Float[np.ndarray, " N"]) -> tuple[float, ...]:
+        """Return the times at which these shares of the free tokens are masked."""
+        process = self.denoiser.process
+        ratio = process.mask_ratio(torch.ones((), dtype=torch.float64)) * torch.from_numpy(shares)
+        return 1.0, *process.time_at_mask_ratio(ratio)[1:-1].tolist(), 0.0
+
+    def nats(self, schedule: SamplingSchedule) -> Float[Tensor, " B"]:
+        """Return `-log p_sampler(x_0)`, or its bound, by sequence; N calls."""
+        model = self.denoiser, self.sampler
+        return torch.cat(
+            [
+                sampler_nats(*model, x_0, schedule, free=free, generator=self._noise(x_0))
+                for x_0, free in self.batches
+            ]
+        )
+
+    @torch.no_grad()
+    def table(self, grid: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M M"]:
+        """Return the mean cost of the steps from grid[i] masks down to grid[j], j < i."""
+        cost = np.zeros((len(grid), len(grid)))
+        for x_0, free in self.batches:
+            num_free, noise = free.sum(-1), self._noise(x_0)
+            x = self.denoiser.process.sample_prior(x_0, free, noise)
+            # The same share of every sequence, as in a schedule.
+            share = torch.from_numpy(grid / self.length).to(x.device)
+            left = (share[:, None] * num_free).round().long()
+            for i in range(len(grid) - 1, 0, -1):
+                t = self.denoiser.process.time_of_masks(left[i], num_free)
+                prediction = self.denoiser(x, t, free)
+                nats = self.sampler.nats(prediction, x_0, x != x_0)
+                for _ in range(draws := 16 if self.sampler.reveal_order.random else 1):
+                    rank = self.sampler.reveal_order.rank(prediction, left[i], noise)
+                    total = torch.nn.functional.pad(in_order(nats, rank).cumsum(-1), (1, 0))
+                    step = total.gather(-1, (left[i] - left[:i]).T).sum(0)
+                    cost[i, :i] += step.cpu().numpy() / draws
+                x = torch.where(rank < (left[i] - left[i - 1])[:, None], x_0, x)
+        return cost / sum(len(x_0) for x_0, _ in self.batches)
+
+    def search(self, num_steps: int, num_tries: int) -> Float[np.ndarray, " N"]:
+        """Return the shares of masks of the best of some schedules of two parameters.
+
+        A pattern search over the logarithms of a and b: a step to every side, and half of it where
+        none is better.
+        """
+
+        def shares(at: tuple[float, float]) -> Float[np.ndarray, " N"]:
+            a, b = np.exp(at)
+            return (1 - np.linspace(0, 1, num_steps + 1) ** a) ** b
+
+        tried: dict[tuple[float, float], float] = {}
+
+        def cost(at: tuple[float, float]) -> float:
+            if at not in tried:
+                schedule = SamplingSchedule(self.times(shares(at)))
+                tried[at] = float(self.nats(schedule).mean())
+            return tried[at]
+
+        best, step = min(((0.0, 0.0), (math.log(2), 0.0)), key=cost), 0.5
+        while len(tried) < num_tries:
+            a, b = best
+            around = [(a + step, b), (a - step, b), (a, b + step), (a, b - step)]
+            better = min(around[: num_tries - len(tried)], key=cost)
+            if cost(better) < cost(best):
+                best = better
+            else:
+                step /= 2
+        return shares(best)
+
+    def best(
+        self, candidates: Mapping[str, SamplingSchedule], setting: Setting
+    ) -> SamplingSchedule:
+        """Return the cheapest schedule, but the first one if no other is surely cheaper.
+
+        Surely is by two standard errors of the paired differences.
+        """
+        nats = {name: self.nats(schedule) for name, schedule in candidates.items()}
+        first = winner = next(iter(candidates))
+        for name, own in nats.items():
+            saved = nats[first] - own
+            surely = float(saved.mean()) > 2 * float(saved.std()) / math.sqrt(len(saved))
+            if surely and own.mean() < nats[winner].mean():
+                winner = name
+        means = {name: float(own.mean()) for name, own in nats.items()}
+        info: dict[str, Any] = {"nats": means, "num_samples": len(nats[first]), **asdict(setting)}
+        return replace(candidates[winner], info=info)
+
+    def _noise(self, x_0: Tensor) -> torch.Generator:
+        return torch.Generator(x_0.device).manual_seed(self.seed)
