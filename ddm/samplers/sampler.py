@@ -221,7 +221,7 @@ class Sampler(ABC):
         check_free(free, x, process)
         everywhere = torch.ones_like(x, dtype=torch.bool) if free is None else free
         steps = self.steps(process, times, everywhere, generator)
-        counter = CallCounter(denoiser)
+        counter = CallCounter(denoiser.start())
         now = times[:1].expand(len(x))
         if on_state is not None:
             on_state(x, now)
