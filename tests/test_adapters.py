@@ -27,8 +27,9 @@ from ddm.denoisers import MarkovChainDenoiser
 from ddm.kernels import Absorbing, Uniform
 from ddm.losses import CrossEntropy
 from ddm.noise import LogLinear
+from ddm.orders import Entropy
 from ddm.process import ForwardProcess
-from ddm.samplers import Analytic, KGillespie
+from ddm.samplers import Analytic, KGillespie, Reveal
 from ddm.schedule import SamplingSchedule
 from ddm.schedules import OptimalSteps
 
@@ -506,7 +507,8 @@ def test_samples_in_blocks(family):
     denoiser.process.kernel.check_tokens(out.tokens)
 
 
-def test_blocks_are_generated_in_order():
+@pytest.mark.parametrize("sampler", [KGillespie(), Reveal(Entropy())], ids=repr)
+def test_blocks_are_generated_in_order(sampler):
     """The network sees later blocks as masks, and never a token of a block that is to come."""
     seen = []
 

@@ -11,9 +11,8 @@ from torch import Tensor
 from ddm.denoisers import Denoiser
 from ddm.functional import require_at_least
 from ddm.samplers import Sampler, Samples
-from ddm.samplers.cache import CallCounter
 from ddm.samplers.sampler import check_free
-from ddm.schedule import SamplingSchedule, times_of
+from ddm.schedule import SamplingSchedule
 
 
 def block_masks(free: Bool[Tensor, "B L"], block_length: int) -> list[Bool[Tensor, "B L"]]:
@@ -85,11 +84,9 @@ def sample_blocks(
             continue
         last = x.shape[1] if process.kernel.absorbing else int(block.any(0).nonzero().max()) + 1
         part, mask = x[rows, :last], block[rows, :last]
-        counter = CallCounter(denoiser.start())
-        for step in sampler.steps(process, times_of(plan).to(x.device), mask, generator):
-            part = sampler.step(counter, part, step, generator, free=mask)
-        x[rows, :last] = part
-        num_calls, num_rows = num_calls + counter.num_calls, num_rows + counter.num_rows
+        made = sampler.run(denoiser, part, plan, free=mask, generator=generator)
+        x[rows, :last] = made.tokens
+        num_calls, num_rows = num_calls + made.num_calls, num_rows + made.num_rows
         if eos is not None:
             ended |= block & (x == eos)
     if eos is not None:
