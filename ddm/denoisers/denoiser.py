@@ -53,6 +53,13 @@ class Denoiser(nn.Module, ABC):
                 padding. None if all are free.
         """
 
+    def start(self) -> Denoiser:
+        """Return the denoiser of one run of a sampler: itself, unless calls of a run share state.
+
+        A network that reads its own last answer, or encodes a prompt once, keeps them there.
+        """
+        return self
+
     def rows(self, index: Int[Tensor, " n"]) -> Denoiser:
         """Return the denoiser of some rows of a batch: itself, unless it keeps something a row."""
         return self
@@ -93,11 +100,7 @@ class NetworkDenoiser(Denoiser):
         Raises:
             ValueError: The output does not have the shape of logits.
         """
-        told: dict[str, Any] = {}
-        if self.pad is not None:
-            exists = x_t != self.pad
-            told["attention_mask"] = (exists if free is None else exists | free).long()
-        output = self.backbone(x_t, *self.time(self.process, t, self._dtype(t)), **told)
+        output = self.call(x_t, t, free)
         sizes = self.output_sizes
         shape = tuple(getattr(output, "shape", ()))
         if shape[:-1] != tuple(x_t.shape) or shape[-1] not in sizes:
@@ -107,6 +110,25 @@ class NetworkDenoiser(Denoiser):
                 "the kernel's `vocab_size` to the network's, or wrap the network."
             )
         return output
+
+    def call(
+        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
+    ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
+        """Call the network; a subclass knows networks of other conventions."""
+        return self.backbone(x_t, *self.time_input(t), **self.attention(x_t, free))
+
+    def time_input(self, t: Float[Tensor, " B"]) -> tuple[Tensor, ...]:
+        """Return what the network is told of the time."""
+        return self.time(self.process, t, self._dtype(t))
+
+    def attention(
+        self, x_t: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None
+    ) -> dict[str, Int[Tensor, "B L"]]:
+        """Return what the network is told of padding: a free position is none."""
+        if self.pad is None:
+            return {}
+        exists = x_t != self.pad
+        return {"attention_mask": (exists if free is None else exists | free).long()}
 
     @property
     def output_sizes(self) -> set[int]:

@@ -73,8 +73,9 @@ def mask_of(kernel: Kernel) -> int:
 
 
 def masked_in(prediction: Prediction) -> Bool[Tensor, "B L"]:
-    """Return where a prediction's tokens are masked."""
-    return prediction.x_t == mask_of(prediction.process.kernel)
+    """Return where a prediction's tokens are masked and free; masks of later blocks wait."""
+    masked = prediction.x_t == mask_of(prediction.process.kernel)
+    return masked if prediction.free is None else masked & prediction.free
 
 
 def ranked(score: Float[Tensor, "B L"], masked: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:

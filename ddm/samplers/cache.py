@@ -47,7 +47,8 @@ class CallCounter(Denoiser):
         if self._last is None or self._last.x_t.shape != x_t.shape:
             self._last = self._call(self.denoiser, x_t, t, free)
             return self._last
-        needed = ~self.process.kernel.is_revealed(x_t).all(-1)
+        masked = ~self.process.kernel.is_revealed(x_t)
+        needed = (masked if free is None else masked & free).any(-1)
         if self.time_free:
             needed &= (x_t != self._last.x_t).any(-1)
         output, num = self._last.output, int(needed.sum())

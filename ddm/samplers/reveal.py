@@ -231,7 +231,7 @@ class Reveal(RevealSampler):
         free: Bool[Tensor, "B L"],
     ) -> Float[Tensor, " B"]:
         """Return the times that belong to the numbers of masks."""
-        left = (x == mask_of(process.kernel)).sum(-1)
+        left = ((x == mask_of(process.kernel)) & free).sum(-1)  # masks of later blocks wait
         return process.time_of_masks(left, free.sum(-1))
 
     def num_evals(self, num_steps: int, length: int) -> int:

@@ -217,11 +217,33 @@ class Sampler(ABC):
             TypeError: Tokens are no integers, or the mask is not boolean.
             ValueError: Schedule, tokens, mask or kernel do not fit, before any network call.
         """
+        check_free(free, x, denoiser.process)
+        return self.run(
+            denoiser,
+            x,
+            schedule,
+            free=free,
+            generator=generator,
+            progress=progress,
+            on_state=on_state,
+        )
+
+    def run(
+        self,
+        denoiser: Denoiser,
+        x: Int[Tensor, "B L"],
+        schedule: Schedule,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+        on_state: Callable[[Tensor, Tensor], object] | None = None,
+    ) -> Samples:
+        """Do what a call does, for tokens that are known to fit: what is not free may be masked."""
         times, process = times_of(schedule).to(x.device), denoiser.process
-        check_free(free, x, process)
         everywhere = torch.ones_like(x, dtype=torch.bool) if free is None else free
         steps = self.steps(process, times, everywhere, generator)
-        counter = CallCounter(denoiser)
+        counter = CallCounter(denoiser.start())
         now = times[:1].expand(len(x))
         if on_state is not None:
             on_state(x, now)
