@@ -67,10 +67,8 @@ def decisions(update: Mapping[str, Any]) -> str:
     for row in update["schedules"]:
         costs = [f"{row['costs'][n]:.4g}" if n in row["costs"] else "" for n in names]
         times = " ".join(f"{t:.3f}" for t in row["times"])
-        lines.append(
-            f"| {row['num_steps']} | {row['winner']} | {gain_in_words(row)} | {' | '.join(costs)} | "
-            f"{times} |"
-        )
+        cells = [str(row["num_steps"]), row["winner"], gain_in_words(row), *costs, times]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -263,12 +263,12 @@ def test_uniform_is_logged_beside(tmp_path):
     callback = JYSScheduleCallback(
         (3,),
         optimizer=OptimalSteps(num_times=16, pilot_times=8),
-        num_samples=256,
+        num_samples=512,
         every_n_epochs=1,
         denoiser=lambda module: oracle,
     )
     run = trainer(tmp_path, callback, SampleLogger(2, [3]), epochs=1)
-    values = CountDown(V, L, num_samples=256, num_val=16, batch_size=64)
+    values = CountDown(V, L, num_samples=512, num_val=16, batch_size=64)
     run.fit(module(), values)
     assert callback.schedule(3).source == "optimal"
     logged = {k for k in run.callback_metrics if k.startswith("samples/countdown_error")}

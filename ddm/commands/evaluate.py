@@ -25,10 +25,10 @@ from ddm.pictures import save_figure
 from ddm.schedules import (
     JumpYourSteps,
     OptimalSteps,
-    Optimised,
     SamplingSchedule,
     ScheduleOptimizer,
 )
+from ddm.schedules.beside import schedules_of
 from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_schedules
 
@@ -60,11 +60,10 @@ def find_schedules(
 def schedules_of_training(
     module: DiscreteDiffusion, options: argparse.Namespace
 ) -> Schedules | None:
-    """Return the schedules beside the checkpoint, if they are there for all numbers of steps."""
-    beside = schedules_beside(options.checkpoint)
-    if not beside.is_file():
+    """Return the schedules of the checkpoint, if they are there for all numbers of steps."""
+    kept = schedules_of(options.checkpoint)
+    if kept is None:
         return None
-    kept = Optimised.load(beside)
     if kept.table is not None:
         kept.table.check(module.process, module.sampler)
     schedules = {n: kept.schedule(n) for n in options.num_steps}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
 from ddm.files import replacing
+from ddm.schedules.beside import save_beside, schedules_of, step_of
 from ddm.schedules.optimizer import schedules_beside
 
 LEFT_OUT = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state")
@@ -61,10 +61,8 @@ def main(args: list[str]) -> Path:
     with replacing(out) as unfinished:
         torch.save(small, unfinished)
     written = [out]
-    if beside.is_file():
-        with replacing(copy) as unfinished:
-            shutil.copyfile(beside, unfinished)
-        written.append(copy)
+    if (schedules := schedules_of(source)) is not None:
+        written.append(save_beside(schedules, out, step_of(source)))
     sizes = [path.stat().st_size / 1e6 for path in (source, out)]
     print(f"{sizes[1]:.2f} MB of {sizes[0]:.2f} MB")
     print("written:", *written)

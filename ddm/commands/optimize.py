@@ -23,6 +23,7 @@ from ddm.schedules import (
     SamplingSchedule,
     choose,
 )
+from ddm.schedules.beside import save_beside, step_of
 from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_costs, plot_density, plot_schedules
 
@@ -102,7 +103,7 @@ def main(args: list[str]) -> Optimised:
         methods["jys"], num_calls = result.schedules, num_calls + result.num_calls
     kept = keep(table, methods, options.method, options.num_steps)
     optimised = Optimised(kept, num_calls, table)
-    optimised.save(out)
+    save_beside(optimised, out.parent / options.checkpoint.name, step_of(options.checkpoint))
     shown = {f"N = {n}": schedule for n, schedule in kept.items()}
     figures = {
         "costs": plot_costs(table, sorted({2, *options.num_steps})),

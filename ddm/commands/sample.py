@@ -24,7 +24,7 @@ from ddm.module import DiscreteDiffusion
 from ddm.pictures import save_figure, trajectory_figure
 from ddm.samplers import Trajectory
 from ddm.schedules import Optimised, SamplingSchedule
-from ddm.schedules.optimizer import schedules_beside
+from ddm.schedules.beside import schedules_of
 from ddm.schedules.setting import Setting
 
 SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine}
@@ -36,11 +36,11 @@ def load_schedule(
     """Return the sampling schedule that was asked for.
 
     Args:
-        checkpoint: The checkpoint; training may have left optimised schedules beside it, in
-            `<name>.schedules.json`.
+        checkpoint: The checkpoint; training leaves optimized schedules inside of it, and beside it
+            in `<name>.schedules.json`.
         num_steps: Number of steps; by default that of the file, or 32.
-        choice: 'uniform', 'cosine', or a JSON file with one schedule or with optimised ones. By
-            default the optimised one beside the checkpoint, if there is one, else uniform.
+        choice: 'uniform', 'cosine', or a JSON file with one schedule or with optimized ones. By
+            default that of the checkpoint, see `schedules_of`, if there is one, else uniform.
 
     Raises:
         ValueError: The file is missing, damaged, or has no schedule with that many steps.
@@ -48,10 +48,12 @@ def load_schedule(
     steps = DEFAULT_STEPS if num_steps is None else num_steps
     if choice in SHAPES:
         return SHAPES[choice](steps)
-    path = schedules_beside(checkpoint) if choice is None else Path(choice)
+    if choice is None:
+        own = schedules_of(checkpoint)
+        kept = None if own is None else own.schedule(steps)
+        return SamplingSchedule.uniform(steps) if kept is None else kept
+    path = Path(choice)
     if not path.is_file():
-        if choice is None:
-            return SamplingSchedule.uniform(steps)
         raise ValueError(
             f"`schedule` must be 'uniform', 'cosine' or an existing file, got '{choice}'."
         )
@@ -59,8 +61,6 @@ def load_schedule(
         found: SamplingSchedule | None = SamplingSchedule.load(path)
     else:
         found = Optimised.load(path).schedule(steps)
-    if found is None and choice is None:
-        return SamplingSchedule.uniform(steps)
     if found is None or num_steps not in (None, found.num_steps):
         raise ValueError(
             f"`num_steps` must be one that '{path}' has a schedule for, got {num_steps}; leave it "

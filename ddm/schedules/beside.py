@@ -40,13 +40,14 @@ def schedules_of(checkpoint: str | Path) -> Optimised | None:
         ValueError: Checkpoint or JSON file are missing or damaged.
     """
     path = schedules_beside(checkpoint)
-    step, inside = _inside(Path(checkpoint))
+    content = _read(Path(checkpoint))
+    step, inside = content.get("global_step"), _inside(content, str(checkpoint))
     if not path.is_file():
         return inside
-    content = read_json(path)
-    stamp = content.get("global_step")
+    beside = read_json(path)
+    stamp = beside.get("global_step")
     if stamp == step or (stamp is None and inside is None):
-        return Optimised.from_dict(content, str(path))
+        return Optimised.from_dict(beside, str(path))
     if stamp is not None:
         rank_zero_warn(
             f"`{path}` was written at step {stamp} and the checkpoint at step {step}: "
@@ -55,24 +56,39 @@ def schedules_of(checkpoint: str | Path) -> Optimised | None:
     return inside
 
 
-def _inside(checkpoint: Path) -> tuple[int | None, Optimised | None]:
-    """Return the step of a checkpoint and the schedules inside of it, of all its callbacks."""
+def step_of(checkpoint: str | Path) -> int:
+    """Return the number of optimizer steps of a checkpoint.
+
+    Raises:
+        ValueError: The checkpoint is missing or damaged.
+    """
+    return int(_read(Path(checkpoint)).get("global_step", 0))
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
     try:
         content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
-        step, states = content.get("global_step"), content.get("callbacks", {}).values()
-    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"`checkpoint` must be written by Lightning, but '{checkpoint}' is missing, damaged or "
             f"something else: {str(error).partition(chr(10))[0]}"
         ) from error
-    found = [Optimised.from_dict(s["optimised"], str(checkpoint)) for s in states if _has(s)]
+    if not isinstance(content, dict):
+        raise ValueError(f"`checkpoint` must be written by Lightning, but '{checkpoint}' is not.")
+    return content
+
+
+def _inside(content: Mapping[str, Any], name: str) -> Optimised | None:
+    """Return the schedules inside of a checkpoint, those of all its callbacks."""
+    states = content.get("callbacks", {}).values()
+    found = [Optimised.from_dict(s["optimised"], name) for s in states if _has_schedules(s)]
     if not found:
-        return step, None
+        return None
     schedules = {n: schedule for one in found for n, schedule in one.schedules.items()}
     table = next((one.table for one in found if one.table is not None), None)
-    return step, Optimised(schedules, sum(one.num_calls for one in found), table)
+    return Optimised(schedules, sum(one.num_calls for one in found), table)
 
 
-def _has(state: Any) -> bool:  # noqa: ANN401
+def _has_schedules(state: Any) -> bool:  # noqa: ANN401
     optimised = state.get("optimised") if isinstance(state, Mapping) else None
     return isinstance(optimised, Mapping) and bool(optimised.get("schedules"))
