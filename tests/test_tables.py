@@ -20,7 +20,7 @@ from ddm import (
     SamplingSchedule,
     Uniform,
 )
-from ddm.denoisers import ExactDenoiser, MeanDenoiser
+from ddm.denoisers import DiscreteTime, ExactDenoiser, MeanDenoiser, PosteriorDenoiser
 from ddm.functional import times_like
 from ddm.noise import Cosine, LogLinear
 from ddm.samplers import (
@@ -530,3 +530,29 @@ def test_laws_of_frozen_rates(kernel, sampler):
             for schedule in (table.schedule(n), SamplingSchedule.uniform(n))
         )
         assert optimal < 0.75 * uniform
+
+
+@pytest.mark.parametrize("num_timesteps", [1000, 10])
+def test_discrete_time_network(num_timesteps):
+    """A D3PM network of T steps is asked at its own steps alone, and schedules stay above 1 / T."""
+    steps = []
+
+    process = ForwardProcess(Uniform(V), LogLinear())
+    exactly = ExactDenoiser(process, joint())
+
+    class D3PM(torch.nn.Module):
+        def forward(self, x_t, step):
+            assert step.dtype == torch.int64
+            steps.extend(step.tolist())
+            return exactly(x_t, (step + 1) / num_timesteps).log_posterior()
+
+    denoiser = PosteriorDenoiser(D3PM(), process, time=DiscreteTime(num_timesteps))
+    found = OptimalSteps(**SMALL)(denoiser, Analytic(), data(32), (2, 8), generator=exact.seeded())
+    assert 0 <= min(steps) <= max(steps) == num_timesteps - 1
+    assert found.table.min_time == 1 / num_timesteps
+    for schedule in found.schedules.values():
+        assert schedule.times[-2] >= 1 / num_timesteps
+    steps.clear()
+    x = process.sample_prior(data(32))
+    Analytic()(denoiser, x, found.schedules[8], generator=exact.seeded())
+    assert len(set(steps)) > 1
