@@ -68,7 +68,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
         if isinstance(known, bool):
             other.value = not known
         else:
-            other.value = 2 * known + 1 if isinstance(known, int) else 1.5 * known
+            other.value = 2 * known + 1 if isinstance(known, int) else 1.5 * known or 0.5
         yield other
     elif isinstance(other, ast.Call):
         function = other.func

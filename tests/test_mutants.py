@@ -18,11 +18,11 @@ def mutants(monkeypatch):
 
 def test_every_kind_of_change(mutants):
     """Signs, comparisons, constants, clamps and keyword arguments; one change at a time."""
-    source = "def f(x: int = 1) -> int:\n    return max(-x + 2, g(x, k=3) < 0.5)"
+    source = "def f(x: int = 1) -> int:\n    return max(-x + 2, g(x, k=3) < 0.5, 0.0)"
     found = {change for _, change, _ in mutants.mutants(source)}
     assert found == {
         "1  ->  3",
-        "max(-x + 2, g(x, k=3) < 0.5)  ->  -x + 2",
+        "max(-x + 2, g(x, k=3) < 0.5, 0.0)  ->  -x + 2",
         "-x + 2  ->  -x - 2",
         "-x  ->  x",
         "2  ->  5",
@@ -30,6 +30,7 @@ def test_every_kind_of_change(mutants):
         "g(x, k=3)  ->  g(x)",
         "3  ->  7",
         "0.5  ->  0.75",
+        "0.0  ->  0.5",
     }
     for _, _, text in mutants.mutants(source):
         assert text != ast.unparse(ast.parse(source))
