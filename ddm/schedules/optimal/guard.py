@@ -13,7 +13,11 @@ from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
 
 CONFIDENCE = 0.95
-"""How sure the guard must be that another schedule is better than the one in use."""
+"""How sure a gain must be to be claimed."""
+MOVES = 0.84
+"""How sure the guard must be to leave the schedule in use: the paired error, one standard deviation.
+
+A wrong move between schedules that cost the same costs nothing, and promises nothing either."""
 NEGLIGIBLE = 1e-9
 """A difference of rounding, in weighted nats per sequence."""
 
@@ -27,8 +31,8 @@ class Decision:
         schedule: Its schedule, with gain, error and confidence among its facts.
         costs: Mean cost of every candidate on the held-out sequences, weighted nats per sequence.
             Not biased, hence below zero by chance where a schedule costs nothing.
-        gain: Share of the cost of uniform steps that the winner saves; 0 unless it is known, with
-            the confidence asked for, to save something.
+        gain: Share of the cost of uniform steps that the winner saves; 0 unless it is known with
+            95 % confidence to save something.
         gain_error: Standard error of a gain that is claimed, else 0.
         confidence: How sure it is that the winner costs less than uniform steps, by the t-test of
             the paired differences; one half if it is uniform steps.
@@ -68,7 +72,7 @@ def keep_best(
     table: CostTable,
     candidates: Mapping[str, SamplingSchedule],
     *,
-    confidence: float = CONFIDENCE,
+    confidence: float = MOVES,
 ) -> Decision:
     """Keep the first candidate, unless another one is cheaper with the given confidence.
 
@@ -90,7 +94,7 @@ def keep_best(
     if not candidates:
         raise ValueError("`candidates` must hold at least one schedule, got none.")
     if not 0.5 <= confidence < 1:
-        raise ValueError(f"`confidence` must be in [0.5, 1), got {confidence}; 0.95 is usual.")
+        raise ValueError(f"`confidence` must be in [0.5, 1), got {confidence}; 0.84 is usual.")
     costs = {name: table.sequence_costs(schedule.times) for name, schedule in candidates.items()}
     first, *challengers = candidates
     winner, level = first, 1 - (1 - confidence) / max(len(challengers), 1)
@@ -103,7 +107,7 @@ def keep_best(
     chosen = candidates[winner]
     uniform = table.sequence_costs(SamplingSchedule.uniform(chosen.num_steps).times)
     known, gain, error = _confidence(uniform - costs[winner]), 0.0, 0.0
-    if min(known, _confidence(uniform)) >= confidence:
+    if min(known, _confidence(uniform)) >= CONFIDENCE:
         gain = float(1 - costs[winner].mean() / uniform.mean())
         error = _error(costs[winner] - (1 - gain) * uniform) / float(uniform.mean())
     facts = {"gain": gain, "gain_error": error, "confidence": known}
