@@ -520,7 +520,7 @@ def test_blocks_are_generated_in_order(sampler):
     x = torch.full((3, 9), MASK)
     x[:, 0] = CLS
     sample_blocks(
-        KGillespie(),
+        sampler,
         denoiser,
         x,
         SamplingSchedule.uniform(2),
