@@ -95,9 +95,9 @@ class SamplingSchedule:
     def save(self, path: str | Path) -> None:
         """Write a JSON file, atomically.
 
-        The times are in (0, 1] and decrease, 1 is noise, as diffusers-style samplers expect them
-        (drop the final 0 for a list of the N times at which the network is called). For
-        flow_matching-style samplers, whose time runs from noise 0 to data 1, pass `1 - time`.
+        The times are in (0, 1] and decrease, 1 is noise; drop the final 0 for a list of the N times
+        at which the network is called. For loops that count tokens, and for flow_matching, see
+        `ddm.adapters.counts_per_step` and `flow_matching_grid`.
         """
         write_json(path, {"times": self.times, "source": self.source, "info": self.info})
 

@@ -21,7 +21,7 @@ NOUNS = {
     "ddm.samplers": (Sampler, SAMPLERS),
     "ddm.losses": (Loss, LOSSES),
 }
-PACKAGES = [*NOUNS, "ddm.denoisers", "ddm.schedules"]
+PACKAGES = [*NOUNS, "ddm.adapters", "ddm.denoisers", "ddm.schedules"]
 
 
 def exported(package):
