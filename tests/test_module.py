@@ -604,6 +604,13 @@ def test_sample_logger(tmp_path: Path) -> None:
         assert 0 <= trainer.callback_metrics[f"samples/countdown_error_{n}"] <= 1
 
 
+def test_sample_logger_in_validation_alone(tmp_path: Path) -> None:
+    """`trainer.validate` logs the metrics of samples, whatever the period in training."""
+    trainer = make_trainer(tmp_path, callbacks=SampleLogger(2, [2], every_n_epochs=10))
+    (metrics,) = trainer.validate(make_module(), make_data(), verbose=False)
+    assert "samples/countdown_error_2" in metrics
+
+
 def test_sample_logger_without_metrics(tmp_path: Path) -> None:
     """Any data module will do, also one that neither decodes nor measures."""
 
