@@ -49,9 +49,9 @@ class DiscreteDiffusion(LightningModule):
     tokens.
 
     The noise of a training batch depends on the seed, the epoch and the index of the batch alone,
-    so a run that is resumed from the end of an epoch continues exactly as if it had not stopped
-    (dropout excepted, which draws from the global state; in the middle of an epoch, the loader
-    starts anew with other batches). Validation and test draw the noise of a sequence from its
+    so a run that is resumed continues exactly as if it had not stopped: from the end of an epoch
+    with any loader, inside of one with those of `ddm.datamodules` (dropout excepted, which draws
+    from the global state). Validation and test draw the noise of a sequence from its
     number in the data alone: epochs are comparable, and neither the batch size nor the seed of the
     run matters. They log bits per token and the standard error.
 
