@@ -223,7 +223,9 @@ class DiscreteDiffusion(LightningModule):
         """Follow the settings of now where those of the checkpoint were others."""
         self._looked = self.trainer.global_step
         restored, self._restored = self._restored, None
-        if restored is None or self._plan is None or restored.get("learning_rate") == self._plan:
+        if restored is None or self._plan is None or not self._looked:
+            return  # begun anew, perhaps with the weights of a checkpoint
+        if restored["learning_rate"] == self._plan:
             return
         (optimizer,) = self.trainer.optimizers
         configs = self.trainer.lr_scheduler_configs

@@ -383,6 +383,9 @@ def test_resumed_runs_that_change_nothing(tmp_path: Path) -> None:
             trainer = make_trainer(tmp_path, max_epochs=2)
             trainer.fit(module, make_data(), ckpt_path=checkpoint)
             trainer.save_checkpoint(tmp_path / "a.ckpt")
+        tuned = make_module(optimizer=partial(AdamW, lr=1e-5))
+        tuned.on_load_checkpoint(torch.load(tmp_path / "a.ckpt", weights_only=True))
+        make_trainer(tmp_path).fit(tuned, make_data())  # begins anew with the weights
     assert not followed
 
 
