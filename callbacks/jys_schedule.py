@@ -124,7 +124,7 @@ class JYSScheduleCallback(Callback):
         self._history = UpdateHistory()
         self._files = ScheduleFiles()
         self._recent = RecentSequences(num_samples)
-        self._opened = False
+        self._untried: Denoiser | None = None
         self._step = self._num_shown = 0
         self._began = self._spent = 0.0
 
@@ -186,13 +186,12 @@ class JYSScheduleCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the module has what the callback needs, before any training."""
-        self.denoiser(pl_module)
+        self._untried = self.denoiser(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty hands; a resumed run does not repeat the update it was saved after."""
         share = -(-self.num_samples // trainer.world_size)
         self._recent = RecentSequences(max(LEAST, share))
-        self._opened = False
         self._step, self._num_shown = trainer.global_step, self._history.num_updates
         self._began, self._spent = time.monotonic(), 0.0
         self._files.start(trainer)
@@ -211,15 +210,16 @@ class JYSScheduleCallback(Callback):
             ValueError: Tokens, network or sampler do not fit.
         """
         self._files.refresh(trainer, self.optimised)
-        if not self._opened:
-            self._opened = True
+        denoiser, self._untried = self._untried, None
+        if denoiser is None:
+            return
 
-            def check() -> None:
-                tokens, free = tokens_of(self.tokens(batch)), self.free(batch)
-                with undisturbed(trainer, pl_module):
-                    probe(self.denoiser(pl_module), self._sampler(pl_module), tokens, free)
+        def check() -> None:
+            tokens, free = tokens_of(self.tokens(batch)), self.free(batch)
+            with undisturbed(trainer, pl_module):
+                probe(denoiser, self._sampler(pl_module), tokens, free)
 
-            gather_made(check)
+        gather_made(check)
 
     def on_train_batch_end(
         self,

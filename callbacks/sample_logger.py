@@ -32,7 +32,7 @@ class SampleLogger(Callback):
     Args:
         num_samples: Number of samples per schedule, over all processes.
         num_steps: Numbers N of sampling steps.
-        every_n_epochs: Draw in the validation of every n-th epoch.
+        every_n_epochs: Draw in the validation of every n-th epoch, and in `trainer.validate`.
         num_shown: Number of samples that are shown.
         num_trajectories: Number of samples whose way from noise to data is shown.
         seed: Seed of the noise.
@@ -74,7 +74,8 @@ class SampleLogger(Callback):
         here they are in place whatever the order of the callbacks.
         """
         last = dataloader_idx == 0 and batch_idx + 1 == trainer.num_val_batches[0]
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        alone = trainer.state.fn != "fit"  # `trainer.validate` is asked for once
+        due = alone or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if not last or not due or trainer.sanity_checking:
             return
         if not isinstance(pl_module, DiscreteDiffusion):

@@ -16,7 +16,9 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 class RatioEstimate:
     """Values per token over sequences of different lengths, with the standard error of the ratio.
 
-    The ratio of two sums does not depend on how sequences are put into batches.
+    The ratio of two sums does not depend on how sequences are put into batches. The error is that
+    of independent sequences and times: where times are spread evenly (`spread_times`) it is an
+    upper estimate.
     """
 
     def __init__(self) -> None:

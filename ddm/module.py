@@ -49,9 +49,9 @@ class DiscreteDiffusion(LightningModule):
     tokens.
 
     The noise of a training batch depends on the seed, the epoch and the index of the batch alone,
-    so a run that is resumed from the end of an epoch continues exactly as if it had not stopped
-    (dropout excepted, which draws from the global state; in the middle of an epoch, the loader
-    starts anew with other batches). Validation and test draw the noise of a sequence from its
+    so a run that is resumed continues exactly as if it had not stopped: from the end of an epoch
+    with any loader, inside of one with those of `ddm.datamodules` (dropout excepted, which draws
+    from the global state). Validation and test draw the noise of a sequence from its
     number in the data alone: epochs are comparable, and neither the batch size nor the seed of the
     run matters. They log bits per token and the standard error.
 
@@ -223,7 +223,9 @@ class DiscreteDiffusion(LightningModule):
         """Follow the settings of now where those of the checkpoint were others."""
         self._looked = self.trainer.global_step
         restored, self._restored = self._restored, None
-        if restored is None or self._plan is None or restored.get("learning_rate") == self._plan:
+        if restored is None or self._plan is None or not self._looked:
+            return  # begun anew, perhaps with the weights of a checkpoint
+        if restored["learning_rate"] == self._plan:
             return
         (optimizer,) = self.trainer.optimizers
         configs = self.trainer.lr_scheduler_configs

@@ -9,8 +9,10 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
+from cases import SAMPLERS, label
 from ddm.batch import tokens_of
 from ddm.callbacks import JYSScheduleCallback
+from ddm.callbacks.door import probe
 from ddm.callbacks.recent import RecentSequences
 from ddm.denoisers import MeanDenoiser, NoTime
 from ddm.kernels import Absorbing
@@ -108,6 +110,25 @@ def test_what_does_not_fit_is_refused_at_the_first_batch(
     with pytest.raises((TypeError, ValueError), match=message):
         run.fit(model, DataLoader(tokens, batch_size=16))
     assert run.global_step == 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=label)
+@pytest.mark.parametrize("some", [False, True])
+def test_the_probe_is_cheap(sampler, some):
+    """It makes one call, and those of one step, on four sequences, with every sampler."""
+    rows_seen = []
+
+    class Counts(Foreign):
+        def forward(self, x_t, t):
+            rows_seen.append(len(x_t))
+            return super().forward(x_t, t)
+
+    denoiser = MeanDenoiser(Counts(), ForwardProcess(Absorbing(V), LogLinear()))
+    free = torch.arange(L).expand(32, -1) > 2 if some else None
+    with torch.no_grad():
+        probe(denoiser, sampler, rows(), free)
+    assert len(rows_seen) <= 5
+    assert max(rows_seen) <= 4
 
 
 def test_samplers_have_to_fit(tmp_path):

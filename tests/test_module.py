@@ -383,6 +383,9 @@ def test_resumed_runs_that_change_nothing(tmp_path: Path) -> None:
             trainer = make_trainer(tmp_path, max_epochs=2)
             trainer.fit(module, make_data(), ckpt_path=checkpoint)
             trainer.save_checkpoint(tmp_path / "a.ckpt")
+        tuned = make_module(optimizer=partial(AdamW, lr=1e-5))
+        tuned.on_load_checkpoint(torch.load(tmp_path / "a.ckpt", weights_only=True))
+        make_trainer(tmp_path).fit(tuned, make_data())  # begins anew with the weights
     assert not followed
 
 
@@ -602,6 +605,13 @@ def test_sample_logger(tmp_path: Path) -> None:
     assert torch.equal(states[1], states[3])  # before the first samples, after the last ones
     for n in (1, 2):
         assert 0 <= trainer.callback_metrics[f"samples/countdown_error_{n}"] <= 1
+
+
+def test_sample_logger_in_validation_alone(tmp_path: Path) -> None:
+    """`trainer.validate` logs the metrics of samples, whatever the period in training."""
+    trainer = make_trainer(tmp_path, callbacks=SampleLogger(2, [2], every_n_epochs=10))
+    (metrics,) = trainer.validate(make_module(), make_data(), verbose=False)
+    assert "samples/countdown_error_2" in metrics
 
 
 def test_sample_logger_without_metrics(tmp_path: Path) -> None:
