@@ -15,7 +15,7 @@ from ddm.schedules.optimal.cost_table import CostTable
 CONFIDENCE = 0.95
 """How sure a gain must be to be claimed."""
 MOVES = 0.84
-"""How sure the guard must be to leave the schedule in use: the paired error, one standard deviation.
+"""How sure the guard must be to leave the schedule in use: by the paired error, one deviation.
 
 A wrong move between schedules that cost the same costs nothing, and promises nothing either."""
 NEGLIGIBLE = 1e-9
