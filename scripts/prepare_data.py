@@ -2,7 +2,10 @@
 
 import sys
 
-from ddm.__main__ import main
+from ddm.__main__ import main as ddm
+from ddm.commands.data import main
+
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    main(["data", *sys.argv[1:]])
+    ddm(["data", *sys.argv[1:]])
