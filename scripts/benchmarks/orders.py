@@ -38,6 +38,7 @@ from ddm.schedules import OptimalCounts, SamplingSchedule
 
 import torch
 from _report import ROOT, draw_curves, finish, over_seeds, parse, resume, show
+from matplotlib.figure import Figure
 from torch import Tensor
 
 NUM_STEPS = (4, 8, 16)
@@ -201,7 +202,15 @@ def main(args: Sequence[str] | None = None) -> None:
         for name, rows in models.items()
     }
     content = {"settings": settings, "exact": exact, "adaptive": bounds, "models": models}
-    finish("orders", content, draw_curves(curves, ["nats per sequence"] * len(curves)))
+    finish("orders", content, draw(curves))
+
+
+def draw(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw nats against calls, each panel with a legend: not all orders are in all of them."""
+    figure = draw_curves(curves, ["nats per sequence"] * len(curves))
+    for panel in figure.axes:
+        panel.legend(frameon=False, fontsize=7)
+    return figure
 
 
 def _first(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
