@@ -85,7 +85,7 @@ def test_lightning_after_ddm() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 def test_script_is_a_command(script: Path, monkeypatch) -> None:
     """Each script runs the command of the package, arguments and all."""
-    command = re.search(r'main\(\["(\w+)"', script.read_text())[1]
+    command = re.search(r'ddm\(\["(\w+)"', script.read_text())[1]
     monkeypatch.setattr(sys, "argv", [str(script), "--this"])
     seen = []
     monkeypatch.setattr("ddm.__main__.main", seen.append)
