@@ -70,8 +70,8 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"`checkpoint` must be written by Lightning, but '{checkpoint}' is damaged or something "
-            f"else: {str(error).partition(chr(10))[0]}"
+            f"`checkpoint` must be written by Lightning, but '{checkpoint}' is damaged or "
+            f"something else: {str(error).partition(chr(10))[0]}"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"`checkpoint` must be written by Lightning, but '{checkpoint}' is not.")
