@@ -43,7 +43,7 @@ class Vocabulary(ABC):
     @classmethod
     def from_identity(cls, identity: str) -> "Vocabulary":
         """Return the vocabulary with that `identity`, without the text that it was made from."""
-        raise NotImplementedError(f"{cls.__name__} cannot be made without a text")
+        raise ValueError(f"`vocabulary` {cls.__name__} cannot be made without a text; give `path`.")
 
     @abstractmethod
     def encode(self, text: str) -> Int[Tensor, " L"]:
