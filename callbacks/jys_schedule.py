@@ -104,6 +104,13 @@ class JYSScheduleCallback(Callback):
         require_at_least(1, **{name: n for name, n in periods.items() if n is not None})
         require_at_least(LEAST, num_samples=num_samples)
         require_at_least(0, seed=seed)
+        kinds = {"optimizer": (optimizer, ScheduleOptimizer), "sampler": (sampler, Sampler)}
+        for name, (value, kind) in kinds.items():
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(
+                    f"`{name}` must be a `{kind.__name__}`, got {value!r}; pass an object, not its "
+                    "class."
+                )
         if not 0 <= smoothing < 1:
             raise ValueError(f"`smoothing` must be in [0, 1), got {smoothing}; 0 keeps nothing.")
         self.num_steps = tuple(step_numbers(num_steps))

@@ -47,12 +47,21 @@ def free_of(batch: Any) -> Bool[Tensor, "B L"] | None:  # noqa: ANN401
     """Return the positions of a batch that are generated, None if all are.
 
     The entry "free" says so; padding, where the entry "attention_mask" is 0, is never generated.
+
+    Raises:
+        ValueError: A mask does not have the shape of the tokens.
     """
     if not isinstance(batch, Mapping):
         return None
     masks = [batch[key].bool() for key in ("free", "attention_mask") if key in batch]
     if not masks:
         return None
-    shape = tokens_of(batch).shape
-    free = masks[0] if len(masks) == 1 else masks[0] & masks[1]
+    shape, free = tokens_of(batch).shape, masks[0]
+    for mask in masks:
+        if mask.shape[-1:] != shape[-1:]:
+            raise ValueError(
+                f'"free" and "attention_mask" of a batch must have the shape {tuple(shape)} of its '
+                f"tokens, got {tuple(mask.shape)}; mend what collates it."
+            )
+        free = free & mask
     return free.expand(shape)

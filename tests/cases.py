@@ -7,6 +7,7 @@ The objects are shared by all tests: take a copy before changing one.
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from ddm.kernels import Absorbing, DenseKernel, Gaussian, Kernel, Uniform
@@ -42,6 +43,35 @@ from ddm.samplers.reveal import RevealSampler
 # whose eigenvalues are complex.
 REVERSIBLE = [[-1.25, 0.5, 0.75], [1 / 3, -1.0, 2 / 3], [0.3, 0.4, -0.7]]
 ONE_WAY = [[-1.1, 1.0, 0.1], [0.1, -1.3, 1.2], [0.9, 0.2, -1.1]]
+
+
+class Blur(Kernel):
+    """A kernel in its shortest form: not reversible, not dense, and with a mask of its own.
+
+    At rate 1 a token is masked, at rate `drift` it moves one place on.
+    """
+
+    def __init__(self, vocab_size, drift=0.5):
+        super().__init__(vocab_size, mask=vocab_size)
+        self.drift = drift
+
+    def prior(self):
+        return torch.eye(self.num_states, dtype=torch.float64)[-1]
+
+    def rate_from(self, x):
+        return self._q()[x]
+
+    def evolve(self, p, sigma):
+        matrix = torch.linalg.matrix_exp(sigma.double()[..., None, None] * self._q())
+        return (p.double()[..., None, :] @ matrix).squeeze(-2).to(p.dtype)
+
+    def _q(self):
+        v = self.vocab_size
+        q = torch.zeros(v + 1, v + 1, dtype=torch.float64)
+        q[:v, :v] = self.drift * (torch.eye(v).roll(1, 1) - torch.eye(v)) - torch.eye(v)
+        q[:v, v] = 1.0
+        return q
+
 
 KERNELS: list[Kernel] = [
     Absorbing(3),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cases import ONE_WAY, REVERSIBLE, each_kernel
+from cases import ONE_WAY, REVERSIBLE, Blur, each_kernel
 from ddm.denoisers import LogRatio
 from ddm.kernels import Absorbing, DenseKernel, Gaussian, Kernel, Uniform, log_sums
 from ddm.kernels.log_sums import LogSums
@@ -405,34 +405,6 @@ def test_one_way_short_times():
         two = 0.5 * sigma**2
         for x, y in ((0, 2), (1, 0), (2, 1)):
             assert float(p[x, y]) == pytest.approx(two, rel=1e-8)
-
-
-class Blur(Kernel):
-    """A kernel in its shortest form: not reversible, not dense, and with a mask of its own.
-
-    At rate 1 a token is masked, at rate `drift` it moves one place on.
-    """
-
-    def __init__(self, vocab_size, drift=0.5):
-        super().__init__(vocab_size, mask=vocab_size)
-        self.drift = drift
-
-    def prior(self):
-        return torch.eye(self.num_states, dtype=torch.float64)[-1]
-
-    def rate_from(self, x):
-        return self._q()[x]
-
-    def evolve(self, p, sigma):
-        matrix = torch.linalg.matrix_exp(sigma.double()[..., None, None] * self._q())
-        return (p.double()[..., None, :] @ matrix).squeeze(-2).to(p.dtype)
-
-    def _q(self):
-        v = self.vocab_size
-        q = torch.zeros(v + 1, v + 1, dtype=torch.float64)
-        q[:v, :v] = self.drift * (torch.eye(v).roll(1, 1) - torch.eye(v)) - torch.eye(v)
-        q[:v, v] = 1.0
-        return q
 
 
 @pytest.mark.parametrize("law", [test_rates, test_prior_is_stationary, test_chapman_kolmogorov])

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 import exact
-from cases import KERNELS, each_kernel
+from cases import KERNELS, Blur, each_kernel
 from ddm.denoisers import ExactDenoiser
 from ddm.functional import times_like
 from ddm.kernels import Absorbing, Uniform
+from ddm.losses import NELBO
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
-from ddm.schedules import measure_step_costs
+from ddm.samplers import Analytic
+from ddm.schedules import OptimalSteps, measure_step_costs
 from ddm.schedules.optimal.retention import (
     LARGEST_WEIGHT,
     blind_ratio,
@@ -181,3 +183,19 @@ def test_no_token_outvotes_the_batch():
     ratio = torch.tensor([[[1e9, 1e9 / 3]], [[1.2, 0.8]]], dtype=torch.float64)
     expected = torch.tensor([LARGEST_WEIGHT / 2, 0.2], dtype=torch.float64)
     torch.testing.assert_close(still_seen(test, ratio)[:, 0], expected)
+
+
+def test_masks_are_never_repaired():
+    """A kernel with a mask of its own that is not only absorbing has weights of 1, and no gap.
+
+    Blind tokens from a prior of masks would all count as repaired, and every step as free.
+    """
+    kernel = Blur(3)
+    process, joint = ForwardProcess(kernel, LogLinear()), exact.random_joint(3, 2, coupling=2.0)
+    x_0 = exact.sequences(3, 2).repeat(8, 1)
+    denoiser = ExactDenoiser(process, joint)
+    table = OptimalSteps(num_times=12, pilot_times=6).table(denoiser, Analytic(), x_0)
+    assert (table.retention == 1).all()
+    assert table.schedule(3).times[1] > 0.2
+    assert (kernel.prior_divergence(process.noise.sigma(torch.ones(()).double())) == 0).all()
+    assert torch.isfinite(NELBO()(denoiser, x_0, 0.5)).all()

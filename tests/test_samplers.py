@@ -752,6 +752,7 @@ BAD_TOKENS = [
     (MASKS - 4, ~NONE_FREE, ValueError, "`x` must lie in 0..3, .* got values from -1"),
     (MASKS + 1, None, ValueError, "`x` must lie in 0..3, .* to 4"),
     (MASKS.double(), None, TypeError, "`x` must be integers"),
+    (MASKS - 1, ~NONE_FREE, ValueError, "`x` must hold masks where it is free"),
     (MASKS[0], None, ValueError, r"`x` must have the shape \(B, L\)"),
 ]
 
@@ -769,6 +770,25 @@ def test_bad_tokens(sampler, x, free, error, message):
 def unchecked(sampler):
     """Return the call of a sampler without the checks of shapes that only the tests have."""
     return functools.partial(inspect.unwrap(type(sampler).__call__), sampler)
+
+
+@each_sampler
+def test_integers_of_any_width(sampler):
+    """Tokens may be of any integer type, also none, or no row at all; samples are int64."""
+    denoiser, _ = exact_denoiser(Absorbing(3), NOISES[0])
+    for x in (MASKS.int(), MASKS.to(torch.uint8), MASKS[:0]):
+        tokens = sampler(denoiser, x, [1.0, 0.0], generator=seeded()).tokens
+        assert tokens.dtype == torch.int64
+        assert tokens.shape == x.shape
+
+
+@each_sampler
+def test_nothing_is_free(sampler):
+    """Where everything is given, it is returned."""
+    denoiser, _ = exact_denoiser(Absorbing(3), NOISES[0])
+    given = torch.tensor([[2, 0], [1, 1]])
+    free = torch.zeros(2, 2, dtype=torch.bool)
+    assert torch.equal(sampler(denoiser, given, TIMES, free=free).tokens, given)
 
 
 @each_sampler

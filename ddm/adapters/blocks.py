@@ -9,10 +9,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
-from ddm.functional import require_at_least
+from ddm.functional import require_at_least, seeded
 from ddm.samplers import Sampler, Samples
 from ddm.samplers.sampler import check_free
-from ddm.schedule import SamplingSchedule
+from ddm.schedule import SamplingSchedule, times_of
 
 
 def block_masks(free: Bool[Tensor, "B L"], block_length: int) -> list[Bool[Tensor, "B L"]]:
@@ -76,6 +76,8 @@ def sample_blocks(
             f"`schedule` must be one, or one for each of the {len(blocks)} blocks, got "
             f"{len(plans)}; mend it or `block_length`."
         )
+    for block, plan in zip(blocks, plans, strict=True):  # all that can be wrong, before any call
+        sampler.steps(process, times_of(plan).to(x.device), block, seeded(x.device, 0))
     x, ended = x.clone(), torch.zeros_like(free)
     num_calls = num_rows = 0
     for block, plan in zip(blocks, plans, strict=True):

@@ -27,8 +27,9 @@ def find_config(name: str) -> Path:
 
 
 def folder_beside(checkpoint: Path) -> Path:
-    """Return the folder of a checkpoint, or `runs` where it lies in the installed package."""
-    return Path("runs") if PACKAGE in checkpoint.resolve().parents else checkpoint.parent
+    """Return the folder of a checkpoint, or `runs` if it is one that comes with the package."""
+    known = {path.resolve() for path in shipped("checkpoint", "ckpt").values()}
+    return Path("runs") if checkpoint.resolve() in known else checkpoint.parent
 
 
 def shipped(kind: str, suffix: str) -> dict[str, Path]:

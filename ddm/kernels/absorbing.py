@@ -73,16 +73,6 @@ class Absorbing(SparseKernel):
         p[..., self.mask] = 0.0
         return normalized(p)
 
-    def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
-        """Return zero.
-
-        A token that is not yet masked at t = 1 (probability exp(-sigma(1)), 1e-3 or less) has no
-        counterpart under the prior. Generation starts from all masks and its first step closes the
-        gap, as for the process conditioned on being masked at t = 1; that process has no prior
-        term.
-        """
-        return torch.zeros(self.vocab_size, dtype=sigma.dtype, device=sigma.device)
-
     def bridge_divergence(
         self,
         log_p: Float[Tensor, "B L V"],

@@ -113,7 +113,13 @@ class Kernel(nn.Module, ABC):
         return normalized((q.double()[..., None, :] @ inverse).squeeze(-2)).to(q.dtype)
 
     def prior_divergence(self, sigma: Float[Tensor, ""]) -> Float[Tensor, " V"]:
-        """Return KL( P(sigma)[x_0, :] || prior ) in nats for every data token x_0."""
+        """Return KL( P(sigma)[x_0, :] || prior ) in nats for every data token x_0.
+
+        Zero where the prior is a mask: a token that is not yet masked at t = 1 has no counterpart
+        under it; generation starts from all masks, as the process conditioned on being masked.
+        """
+        if self.mask is not None:
+            return torch.zeros(self.vocab_size, dtype=sigma.dtype, device=sigma.device)
         p = self.transition(sigma)[: self.vocab_size]
         return (torch.xlogy(p, p) - torch.xlogy(p, self.prior().to(p))).sum(-1).to(sigma.dtype)
 

@@ -279,7 +279,9 @@ def counted_steps(
     """
     mask_of(process.kernel)
     num_free = free.sum(-1)
-    steps, most = len(times) - 1, int(num_free.max())
+    steps, most = len(times) - 1, int(num_free.max()) if len(free) else 0
+    if most == 0:
+        return []
     if steps > most:
         raise ValueError(
             f"`times` must have at most one step per token to reveal, got {steps} steps for "
@@ -324,7 +326,8 @@ class FirstHitting(RevealSampler):
         """
         mask_of(process.kernel)
         u = torch.rand(free.shape, generator=generator, dtype=torch.float64, device=free.device)
-        u = torch.where(free, u, 0.0).sort(-1, descending=True).values.T[: int(free.sum(-1).max())]
+        u = torch.where(free, u, 0.0).sort(-1, descending=True).values.T
+        u = u[: int(free.sum(-1).max()) if len(free) else 0]
         hits = process.time_at_mask_ratio(process.mask_ratio(times[:1]) * u)
         hits = torch.cat([hits, hits.new_zeros(1, len(free))])
         one = torch.ones(len(free), dtype=torch.long, device=free.device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -188,7 +188,7 @@ class Sampler(ABC):
     def __call__(
         self,
         denoiser: Denoiser,
-        x: Int[Tensor, "B L"],
+        x: Integer[Tensor, "B L"],
         schedule: Schedule,
         *,
         free: Bool[Tensor, "B L"] | None = None,
@@ -218,9 +218,15 @@ class Sampler(ABC):
             ValueError: Schedule, tokens, mask or kernel do not fit, before any network call.
         """
         check_free(free, x, denoiser.process)
+        revealed = denoiser.process.kernel.is_revealed(x)
+        if bool((revealed if free is None else revealed & free).any()):
+            raise ValueError(
+                "`x` must hold masks where it is free, got other tokens there, which would stay as "
+                "they are; start from `process.sample_prior(x, free)`."
+            )
         return self.run(
             denoiser,
-            x,
+            x.long(),
             schedule,
             free=free,
             generator=generator,
@@ -259,6 +265,20 @@ class Sampler(ABC):
     def __repr__(self) -> str:
         """Show the class and its arguments."""
         return describe(self)
+
+
+def check_some_free(free: Tensor | None, x: Tensor, process: ForwardProcess) -> None:
+    """Refuse what `check_free` refuses, and a mask that leaves nothing to generate.
+
+    Raises:
+        ValueError: No position is free.
+    """
+    check_free(free, x, process)
+    if free is not None and not bool(free.any()):
+        raise ValueError(
+            "`free` must leave something to generate, got a mask that is false everywhere; it is "
+            "true where tokens are generated."
+        )
 
 
 def check_free(free: Tensor | None, x: Tensor, process: ForwardProcess) -> None:

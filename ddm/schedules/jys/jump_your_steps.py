@@ -14,6 +14,7 @@ from ddm.denoisers import Denoiser
 from ddm.functional import gather_made, gather_objects, require_at_least
 from ddm.kernels import Kernel
 from ddm.samplers import KGillespie, Sampler
+from ddm.samplers.sampler import check_some_free
 from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.jys.golden_section import golden_section
 from ddm.schedules.jys.hierarchy import Hierarchy, Split, num_searches
@@ -81,6 +82,7 @@ class JumpYourSteps(ScheduleOptimizer):
         if len(x_0) == 0:
             raise ValueError("`x_0` must hold at least one sequence, got none.")
         denoiser.process.kernel.check_tokens(x_0, "x_0")
+        check_some_free(free, x_0, denoiser.process)
         numbers = step_numbers(num_steps)
         process = denoiser.process
         objective = self.objective or default_objective(process.kernel, sampler)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ddm.denoisers import Denoiser, Prediction, checked_call, chunks
 from ddm.functional import gather_made
 from ddm.kernels.sparse import CHUNK
+from ddm.samplers.sampler import check_some_free
 from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
 
 
@@ -121,6 +122,7 @@ def measure_step_costs(
         raise ValueError("`times` must increase strictly from 0 to 1, at least two of them.")
     times = times.to(x_0.device, torch.float64)
     denoiser.process.kernel.check_tokens(x_0, "x_0")
+    check_some_free(free, x_0, denoiser.process)
     size = batch_size or len(x_0)
     masks = [None] * -(-len(x_0) // size) if free is None else free.split(size)
     batches = list(zip(x_0.split(size), masks, strict=True))
@@ -152,7 +154,8 @@ def _rows(
     bar: tqdm[Any],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield nats (B, M + 1) and errors (B, 2) of the steps from t_1, t_2, ...."""
-    repairs = not denoiser.process.kernel.absorbing  # a revealed token stays
+    # A revealed token stays; and blind tokens drawn from a prior of masks would tell nothing.
+    repairs = denoiser.process.kernel.mask is None
     below: Prediction | None = None
     for i in range(1, len(times)):
         prediction = checked_call(denoiser, path[i - 1], times[i], free)
