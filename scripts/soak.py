@@ -65,12 +65,14 @@ def start(folder: Path, script: str, *arguments: str, most: int | None = None) -
 
 
 def train(folder: Path, most: int | None = None) -> ForkProcess:
+    """Start or resume the training in a folder."""
     last = folder / "kept/last.ckpt"
     resume = [f"--ckpt_path={last}"] if last.exists() else []
     return start(folder, "train", *TRAINING.split(), *resume, most=most)
 
 
 def status(process: ForkProcess) -> int | None:
+    """Wait for a process and return how it ended."""
     process.join()
     return process.exitcode
 
