@@ -55,7 +55,7 @@ def run(folder: Path, script: str, arguments: Sequence[str], most: int | None) -
 
 
 def start(folder: Path, script: str, *arguments: str, most: int | None = None) -> ForkProcess:
-    """Start a script in a process of its own, a copy of this one, which has the imports."""
+    """Start a script in a copy of this process, which has the imports."""
     folder.mkdir(exist_ok=True)
     process = multiprocessing.get_context("fork").Process(
         target=run, args=(folder, script, arguments, most)
