@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test fuzz mutants release-check demo results results-gpu clean
+.PHONY: help install lint format test fuzz soak mutants release-check demo results results-gpu clean
 
 PYTHON ?= python3
 WORKERS ?= 2
+MINUTES ?= 10
 PYTEST_ARGS ?=
 FILES ?= $(wildcard ddm/schedules/optimal/[a-z]*.py)
 
@@ -34,6 +35,9 @@ test: $(INSTALLED) ## Run the tests (WORKERS=2 processes; PYTEST_ARGS="-m 'not s
 
 mutants: $(INSTALLED) ## Change the code a little and list what no test notices (FILES=...)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(FILES)
+
+soak: $(INSTALLED) ## Train, kill, resume, fill the disk and evaluate at random (MINUTES=10)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/soak.py $(MINUTES)
 
 fuzz: $(INSTALLED) ## Throw ten times as many bad inputs at the commands as the tests do
 	FUZZ=10 OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) tests/fuzz

@@ -9,18 +9,19 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """The order of an epoch, which begins at `first` once and at 0 from then on."""
+    """The order of an epoch, which begins where a run was stopped, once, and at 0 else."""
 
-    first = 0
+    place = (0, 0)
+    """Epoch and number of the sequence to go on with, whenever that epoch is set."""
 
-    def set_epoch(self, epoch: int) -> None:
-        """Take the order of that epoch, a new one from its beginning."""
-        if epoch != self.epoch:
-            self.first = 0
-        super().set_epoch(epoch)
+    @property
+    def first(self) -> int:
+        """The number of the sequence that the epoch begins with."""
+        epoch, sequences = self.place
+        return sequences if epoch == self.epoch else 0
 
     def __iter__(self) -> Iterator[int]:
-        first, self.first = self.first, 0
+        first, self.place = self.first, (0, 0)
         return islice(super().__iter__(), first, None)
 
 
@@ -47,6 +48,10 @@ class TrainingLoader(DataLoader[dict[str, Tensor]]):
         return {"epoch": self.sampler.epoch, "sequences": self._given}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at that place, if it is in this epoch: the last one may have been cut short."""
-        if state_dict["epoch"] == self.sampler.epoch:
-            self.sampler.first = self._given = state_dict["sequences"]
+        """Go on at that place, if its epoch is not over: the last one may have been cut short.
+
+        Lightning may make the loader for epoch 0 and set the epoch later, as it does where a
+        learning rate asks for the number of steps.
+        """
+        self.sampler.place = (state_dict["epoch"], state_dict["sequences"])
+        self._given = self.sampler.first

@@ -16,6 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 JSON_FORMAT = 1
 """The format of the JSON files that `write_json` writes."""
 
@@ -63,6 +68,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
             unfinished.unlink()
 
 
+@contextmanager
+def alone(path: str | Path) -> Iterator[None]:
+    """Hold the lock of a file that several runs read and write again, `.NAME.lock` beside it.
+
+    The lock ends with its process, however that ends. Where the file system or the platform knows
+    none, nothing is locked.
+    """
+    path = Path(path)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
     """Write a JSON file with its format and its checksum, whole or not at all.
 
@@ -86,7 +106,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"`{path}` must be an existing JSON file; check the spelling.")
     try:
         content = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite
+            path.read_text(encoding="utf-8"),
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_whole,
         )
     except (ValueError, RecursionError) as error:
         raise ValueError(
@@ -123,6 +146,11 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is no finite number")
     return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)  # whatever reads it may need it as a float
+    return int(text)
 
 
 def _flush(path: Path) -> None:

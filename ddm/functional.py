@@ -40,9 +40,16 @@ def categorical(
     cdf = probs.to(torch.float64).cumsum(-1)
     total = cdf[..., -1:]
     if wrong := int((~((total > 0) & torch.isfinite(total))).sum()):
+        lost = int((~torch.isfinite(total)).sum())
+        reason = (
+            "they are NaN or infinite: given tokens of probability 0 lead to that, and a network "
+            "that returns NaN"
+            if lost
+            else "all weights are 0: nothing is left to draw, so allow a token"
+        )
         raise ValueError(
             f"`probs` must have positive, finite sums, got {wrong} of {total.numel()} that have "
-            "not; a network that returns NaN is the usual reason."
+            f"not; {reason}."
         )
     if probs.numel() and (low := float(probs.min())) < 0:
         raise ValueError(f"`probs` must be >= 0, got {low:.4g}; they are probabilities, not logs.")
@@ -130,6 +137,15 @@ def positive_log(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     The gradient there is 0, and not the NaN that 0 times the infinite slope of log would give.
     """
     return p.clamp(min=torch.finfo(p.dtype).tiny).log()
+
+
+def largest_ratio(dtype: torch.dtype) -> float:
+    """Return what ratios of probabilities are kept below: the root of the largest number.
+
+    Rates, sums over states and inverse transitions multiply a ratio; what is left of the range
+    holds them all. A jump with such a rate is certain anyway.
+    """
+    return float(torch.finfo(dtype).max ** 0.5)
 
 
 def times_like(t: float | Tensor, x: Tensor) -> Float[Tensor, " B"]:

@@ -225,6 +225,11 @@ class DiscreteDiffusion(LightningModule):
         restored, self._restored = self._restored, None
         if restored is None or self._plan is None or not self._looked:
             return  # begun anew, perhaps with the weights of a checkpoint
+        # Asked for the number of steps, Lightning makes the loader before it knows the place in the
+        # epoch, and forgets that.
+        loader: Any = self.trainer.train_dataloader
+        if len(restored["loaders"]) == 1 and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(restored["loaders"][0])
         if restored["learning_rate"] == self._plan:
             return
         (optimizer,) = self.trainer.optimizers
@@ -344,7 +349,11 @@ class DiscreteDiffusion(LightningModule):
             "the checkpoint was trained with",
             "configure that one, or train anew",
         )
-        self._restored = {"learning_rate": checkpoint.get("learning_rate")}
+        loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
+        self._restored = {
+            "learning_rate": checkpoint.get("learning_rate"),
+            "loaders": loop.get("combined_loader", []),
+        }
 
     def _refuse_nan(self, name: str) -> None:
         raise ValueError(

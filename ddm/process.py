@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ddm.functional import expand_right, positive_log
+from ddm.functional import expand_right, largest_ratio, positive_log
 from ddm.kernels import Kernel, Rows, SparseKernel
 from ddm.noise import NoiseSchedule
 
@@ -157,11 +157,15 @@ class ForwardProcess(nn.Module):
     ) -> Float[Tensor, "B L K"]:
         r"""Return `p_t(x_t with v at i) / p_t(x_t)` for every state v, 1 at v = x_t.
 
-        Zero everywhere if x_t itself is impossible: nothing leads there.
+        Zero everywhere if x_t itself is impossible: nothing leads there. Where x_t is so unlikely
+        that a ratio would leave the range of numbers, all of them, that of x_t included, are
+        smaller by one factor: which jump is made does not change, and that one is made is certain.
         """
         p = self.kernel.on_states(self.kernel.normalize(log_p))
         m = self.kernel.evolve(p, self._level(t, x_t).to(p.dtype))
         own = m.gather(-1, x_t[..., None])
+        least = m.detach().amax(-1, keepdim=True) / largest_ratio(m.dtype)
+        own = torch.where(own > 0, torch.maximum(own, least), own)
         # Dividing by infinity gives 0 with the gradient 0; cutting off m / 0 would give it NaN.
         return m / own.masked_fill(own == 0, torch.inf)
 

@@ -349,6 +349,27 @@ def test_resume_is_exact(trained: Path, checkpoint: Path, tmp_path: Path, monkey
             assert torch.equal(value, two[key][name]), (key, name)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the callback's folder has changed
+def test_resume_inside_of_an_epoch_is_exact(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    """A run that stopped inside of its second epoch ends with the same weights, bit for bit.
+
+    Its learning rate decays, so the loader is made before the place in the epoch is known.
+    """
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        f"--config={trained / 'tiny.yaml'}",
+        "--trainer.callbacks+=ModelCheckpoint",
+        "--trainer.callbacks.every_n_train_steps=2",
+        "--trainer.callbacks.save_top_k=-1",
+        "--trainer.callbacks.filename={step}",
+    ]
+    train(*arguments, "--trainer.callbacks.dirpath=one")
+    train(*arguments, "--trainer.callbacks.dirpath=two", "--ckpt_path=one/step=6.ckpt")
+    one, two = (torch.load(f"{run}/step=8.ckpt", weights_only=True) for run in ("one", "two"))
+    for name, value in one["current_model_state"].items():
+        assert torch.equal(value, two["current_model_state"][name]), name
+
+
 def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypatch, capsys) -> None:
     """What the command line asks for holds; a checkpoint that does not fit it is refused."""
     monkeypatch.chdir(trained)

@@ -19,7 +19,7 @@ from ddm.commands.options import find_device, make_folder
 from ddm.commands.shipped import folder_beside
 from ddm.datamodules import SequenceDataModule, Text
 from ddm.evaluation import Cells, measure, plot_metric, summarize, write_rows
-from ddm.files import read_json, write_json
+from ddm.files import alone, read_json, write_json
 from ddm.module import DiscreteDiffusion
 from ddm.pictures import save_figure
 from ddm.schedules import (
@@ -195,10 +195,14 @@ def main(args: list[str]) -> Cells:
         save_figure(figure, out / f"schedules_{n}_steps.png")
     for name, n, seed in (bar := tqdm([cell for cell in missing if cell[0] in found], "cells")):
         bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
-        cells.setdefault(f"{name}/{n}", {})[str(seed)] = measure(
+        values = measure(
             module, data, found[name][n], options.num_samples, seed, options.batch_size
         )
-        write_json(path, content)
+        with alone(path):
+            # Another evaluation may have left cells there meanwhile.
+            cells.update(finished(path, options)["cells"])
+            cells.setdefault(f"{name}/{n}", {})[str(seed)] = values
+            write_json(path, content)
 
     rows = summarize(cells)
     write_rows(out / "evaluation.csv", rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddm.functional import positive_log
+from ddm.functional import largest_ratio, positive_log
 from ddm.process import ForwardProcess
 
 P = TypeVar("P", bound="Prediction")
@@ -150,8 +151,15 @@ class LogRatio(Prediction):
         return self.output.scatter(-1, self.x_t[..., None], 0.0)
 
     def ratio(self) -> Float[Tensor, "B L K"]:
-        """Return the exponential of the output, without a detour through a posterior."""
-        return self.log_ratio().exp()
+        """Return the exponential of the output, without a detour through a posterior.
+
+        Where it would leave the range of numbers, all ratios of a token are smaller by one factor,
+        see `ForwardProcess.ratio`.
+        """
+        log_ratio = self.log_ratio()
+        most = log_ratio.detach().amax(-1, keepdim=True)
+        excess = (most - math.log(largest_ratio(log_ratio.dtype))).clamp(min=0.0)
+        return (log_ratio - excess).exp()
 
     def log_leave_one_out(self) -> Float[Tensor, "B L V"]:
         """Return what the ratios of data tokens say; with the absorbing kernel, they themselves."""

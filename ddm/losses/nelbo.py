@@ -91,9 +91,10 @@ def _score_entropy(prediction: Prediction, x_0: Tensor) -> Float[Tensor, "B L"]:
     """Return the path divergence per unit of time between true and modelled ratios."""
     process, x_t, t = prediction.process, prediction.x_t, prediction.t
     log_ratio = prediction.log_ratio()
-    log_ratio = log_ratio.clamp(min=torch.finfo(log_ratio.dtype).min)  # -inf times rate 0
     true = process.ratio_of_tokens(x_0, x_t, t).to(log_ratio.dtype)
     rate = process.jump_rate_to(x_t, t).to(log_ratio.dtype)
+    # Rates of 0 times -inf, or in the gradient times an exponential that overflows, would be NaN.
+    log_ratio = log_ratio.masked_fill(rate == 0, 0.0).clamp(min=torch.finfo(log_ratio.dtype).min)
     divergence = log_ratio.exp() - true + torch.xlogy(true, true) - true * log_ratio
     # rate is 0 where the chain cannot jump; the divergence there may be infinite.
     nats = torch.where(rate > 0, rate * divergence, 0.0).sum(-1)

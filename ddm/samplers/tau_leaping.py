@@ -12,6 +12,9 @@ from ddm.denoisers import Prediction
 from ddm.samplers.euler import finish, stay_or_jump
 from ddm.samplers.sampler import Sampler
 
+MOST_JUMPS = 2.0**20
+"""Mean number of jumps of a token in a leap; more leave any scale, whatever their number."""
+
 
 class TauLeaping(Sampler):
     r"""Tau-leaping: a Poisson number of jumps to every state, with the rates frozen at t.
@@ -34,7 +37,7 @@ class TauLeaping(Sampler):
             return p.bridge(s)  # without the transform, whose size does not fit large images
         mean = p.reverse_rate() * (p.t - s)[:, None, None]
         if p.process.kernel.ordinal:
-            return finish(p, s, _compound_poisson(mean, p.x_t))
+            return finish(p, s, _compound_poisson(_in_range(mean), p.x_t))
         return finish(p, s, stay_or_jump(p, mean * torch.exp(-mean.sum(-1, keepdim=True))))
 
     def draw(
@@ -47,9 +50,19 @@ class TauLeaping(Sampler):
         p = predictions[-1].double()
         if not p.process.kernel.ordinal or bool((s == 0).any()):
             return super().draw(predictions, s, generator)
-        counts = torch.poisson(p.reverse_rate() * (p.t - s)[:, None, None], generator)
+        mean = _in_range(p.reverse_rate() * (p.t - s)[:, None, None])
+        counts = torch.poisson(mean, generator)
         size = torch.arange(counts.shape[-1], device=counts.device) - p.x_t[..., None]
         return (p.x_t + (counts * size).sum(-1).long()).clamp(0, counts.shape[-1] - 1)
+
+
+def _in_range(mean: Tensor) -> Tensor:
+    """Return mean numbers of jumps whose sum is at most MOST_JUMPS, in the same proportions.
+
+    `torch.poisson` counts in integers, whose range the rates of an unlikely token exceed.
+    """
+    total = mean.sum(-1, keepdim=True)
+    return mean * (MOST_JUMPS / total.clamp(min=MOST_JUMPS))
 
 
 def _compound_poisson(mean: Tensor, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddm.denoisers import Denoiser
 from ddm.files import read_json, write_json
-from ddm.functional import describe
+from ddm.functional import describe, require_at_least
 from ddm.samplers import Sampler
 from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
@@ -60,6 +60,9 @@ class Optimised:
                 int(n): SamplingSchedule.from_dict(s, path) for n, s in content["schedules"].items()
             }
             table, num_calls = content["table"], content["num_calls"]
+            require_at_least(0, num_calls=num_calls)
+            if not (table is None or isinstance(table, Mapping)):
+                raise TypeError(f"`table` is {table!r}")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"`{path}` must hold optimised schedules, but {error!r}; write it with "

@@ -175,8 +175,11 @@ def test_devices(command: str, capsys) -> None:
             assert "`device`" in refused(capsys, command, [CHECKPOINT, f"--device={name}"])
 
 
-def test_prompts(capsys) -> None:
+def test_prompts(capsys, monkeypatch) -> None:
     """Prompts that are empty, too long, or not in the vocabulary are refused."""
+    for name in ("load_model", "load_data"):  # once, not for every prompt
+        loaded = getattr(sample, name)(CHECKPOINT)
+        monkeypatch.setattr(sample, name, lambda *args, loaded=loaded, **options: loaded)
     draw = random.Random("prompts")
     words = ["-1", "32", "1.5", "x", "9" * 30, "nan", "\uff19\uff19"]
     for _ in range(20 * TIMES):

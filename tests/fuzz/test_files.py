@@ -1,0 +1,82 @@
+"""Damaged files of schedules and tables: each is refused with a `ValueError` that names a rule."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from ddm.denoisers import ExactDenoiser
+from ddm.files import read_json, write_json
+from ddm.kernels import Uniform
+from ddm.noise import LogLinear
+from ddm.process import ForwardProcess
+from ddm.samplers import Analytic
+from ddm.schedules import OptimalSteps, Optimised
+
+WRONG = (None, "x", True, [], {}, -1, 2.5e300, "1", [None], [[0.5]], {"a": 1}, -0.5, 10**400)
+
+
+@pytest.fixture(scope="module")
+def optimised() -> Optimised:
+    """Return schedules with their table."""
+    process = ForwardProcess(Uniform(3), LogLinear())
+    joint = torch.tensor([[0.3, 0.1, 0.0], [0.0, 0.2, 0.1], [0.1, 0.0, 0.2]], dtype=torch.float64)
+    x_0 = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 2], [2, 0], [2, 2], [0, 0], [1, 1]])
+    search = OptimalSteps(num_times=6, pilot_times=4)
+    denoiser = ExactDenoiser(process, joint)
+    return search(denoiser, Analytic(), x_0, [2, 3], generator=torch.Generator().manual_seed(0))
+
+
+def spots(content: object, path: tuple = ()) -> list[tuple]:
+    """Return the places of a JSON object."""
+    inner = content.items() if isinstance(content, dict) else ()
+    inner = enumerate(content) if isinstance(content, list) else inner
+    return [path] * bool(path) + [spot for k, v in inner for spot in spots(v, (*path, k))]
+
+
+def test_bytes_of_files(optimised: Optimised, tmp_path) -> None:
+    """A file with one other byte, or without its end, is not read: the checksum tells."""
+    draw, path = random.Random("bytes"), tmp_path / "table.json"
+    write_json(path, optimised.to_dict())
+    whole, content = path.read_bytes(), json.loads(json.dumps(optimised.to_dict()))
+    for _ in range(150):
+        place = draw.randrange(len(whole))
+        other = draw.choice([b for b in range(256) if b != whole[place]])
+        flipped = whole[:place] + bytes([other]) + whole[place + 1 :]
+        for damaged in (flipped, whole[:place]):
+            path.write_bytes(damaged)
+            try:
+                read = read_json(path)
+            except ValueError as error:
+                shown = str(error)
+                assert "`" in shown
+            else:  # only the name of the checksum may change: content that people write has none
+                assert b'"checksum"' not in damaged or read == content
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda value: str(value)[:9])
+def test_values_of_files(optimised: Optimised, tmp_path, wrong: object) -> None:
+    """A wrong type or size anywhere in times, errors and costs is refused, never a traceback."""
+    draw, path = random.Random(str(wrong)), tmp_path / "table.json"
+    whole = json.loads(json.dumps(optimised.to_dict()))
+    for *folders, last in draw.choices(spots(whole), k=15):
+        content = json.loads(json.dumps(whole))
+        inner = content
+        for key in folders:
+            inner = inner[key]
+        inner[last] = wrong
+        path.write_text(json.dumps(content))
+        try:
+            Optimised.load(path)
+        except ValueError as error:
+            shown = str(error)
+            assert "`" in shown
+        else:
+            legal = (
+                isinstance(wrong, int | float)
+                or wrong == "1"
+                or "info" in folders
+                or "setting" in folders
+            )
+            assert legal, (folders, last, wrong)
