@@ -218,6 +218,7 @@ class Sampler(ABC):
             ValueError: Schedule, tokens, mask or kernel do not fit, before any network call.
         """
         check_free(free, x, denoiser.process)
+        x = x.long()
         revealed = denoiser.process.kernel.is_revealed(x)
         if bool((revealed if free is None else revealed & free).any()):
             raise ValueError(
@@ -226,7 +227,7 @@ class Sampler(ABC):
             )
         return self.run(
             denoiser,
-            x.long(),
+            x,
             schedule,
             free=free,
             generator=generator,
