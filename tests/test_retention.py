@@ -194,8 +194,9 @@ def test_masks_are_never_repaired():
     process, joint = ForwardProcess(kernel, LogLinear()), exact.random_joint(3, 2, coupling=2.0)
     x_0 = exact.sequences(3, 2).repeat(8, 1)
     denoiser = ExactDenoiser(process, joint)
-    table = OptimalSteps(num_times=12, pilot_times=6).table(denoiser, Analytic(), x_0)
+    optimizer = OptimalSteps(num_times=12, pilot_times=6)
+    table = optimizer.table(denoiser, Analytic(), x_0, generator=exact.seeded())
     assert (table.retention == 1).all()
-    assert table.schedule(3).times[1] > 0.2
+    assert table.cost(3) > 1e-3
     assert (kernel.prior_divergence(process.noise.sigma(torch.ones(()).double())) == 0).all()
-    assert torch.isfinite(NELBO()(denoiser, x_0, 0.5)).all()
+    assert torch.isfinite(NELBO()(denoiser, x_0, 0.5, exact.seeded())).all()
