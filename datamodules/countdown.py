@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from ddm.datamodules.sequences import SequenceDataModule, require_at_least
-from ddm.functional import categorical
+from ddm.datamodules.sequences import SequenceDataModule
+from ddm.functional import categorical, require_at_least
 from ddm.metrics import CountDownError, UnigramEntropy
 
 

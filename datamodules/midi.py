@@ -33,14 +33,10 @@ from ddm.datamodules.music import (
     synthesise,
     tokens_to_midi,
 )
-from ddm.datamodules.sequences import (
-    SequenceDataModule,
-    require_at_least,
-    save_as_text,
-    save_figure,
-)
+from ddm.datamodules.sequences import SequenceDataModule, save_as_text, save_figure
 from ddm.datamodules.smf import read_music
 from ddm.files import replacing
+from ddm.functional import require_at_least
 from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
 from ddm.pictures import NUM_PITCHES, pianoroll_figure, pianoroll_trajectory_figure
 

@@ -16,6 +16,7 @@ from torchmetrics import Metric, MetricCollection
 
 from ddm.datamodules.loading import EpochSampler, TrainingLoader
 from ddm.files import replacing
+from ddm.functional import require_at_least
 from ddm.pictures import token_figure, trajectory_figure
 
 Batch = dict[str, Tensor]
@@ -228,13 +229,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a picture, whole or not at all."""
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=150)
-
-
-def require_at_least(least: int, **arguments: int) -> None:
-    """Raise a `ValueError` that names the first of the arguments that is below `least`."""
-    for name, value in arguments.items():
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}; raise it.")
 
 
 def _already_a_batch(batch: object) -> object:

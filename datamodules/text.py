@@ -15,8 +15,9 @@ from torchmetrics import Metric
 
 from ddm.datamodules.builtin_text import python_documentation
 from ddm.datamodules.corpus import Corpus, Files
-from ddm.datamodules.sequences import SequenceDataModule, require_at_least
+from ddm.datamodules.sequences import SequenceDataModule
 from ddm.datamodules.vocabularies import CharacterVocabulary, Vocabulary
+from ddm.functional import require_at_least
 from ddm.metrics import DistinctN, GenerativePerplexity, UnigramEntropy, WordShare, split_words
 from ddm.pictures import text_figure
 

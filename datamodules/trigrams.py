@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ddm.datamodules.sequences import require_at_least
+from ddm.functional import require_at_least
 
 
 def trigram_sample(

@@ -25,9 +25,10 @@ from ddm.kernels import Kernel
 from ddm.learning_rate import follow, plan_of
 from ddm.losses import NELBO, Loss, ScoreEntropy
 from ddm.noise import LogLinear, NoiseSchedule
+from ddm.orders.order import mask_of
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Sampler, Samples
-from ddm.samplers.reveal import RevealSampler, mask_of
+from ddm.samplers.reveal import RevealSampler
 from ddm.schedule import SamplingSchedule, Schedule
 from ddm.schedules.setting import Setting
 

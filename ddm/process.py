@@ -214,8 +214,8 @@ class ForwardProcess(nn.Module):
     ) -> Float[Tensor, "B L V"]:
         """Return log full posteriors from log leave-one-out posteriors (Bayes)."""
         log_p = self.kernel.data_only(log_p) + self.likelihood(x_t, t, log_p.dtype).log()
-        clean = self.kernel.is_revealed(x_t)
-        if clean.any():  # certain, and never the NaN of a given token that is forbidden
+        if self.kernel.absorbing:  # clean is certain, and no NaN where a given token is forbidden
+            clean = self.kernel.is_revealed(x_t)
             own = x_t[..., None] == torch.arange(log_p.shape[-1], device=x_t.device)
             certain = torch.where(own, 0.0, -torch.inf)
             log_p = torch.where(clean[..., None], certain, log_p)

@@ -11,9 +11,9 @@ from torch import Tensor
 from ddm.denoisers import Denoiser, Prediction, checked_call, chunks
 from ddm.functional import positive_log
 from ddm.kernels.sparse import CHUNK
+from ddm.orders.order import mask_of
 from ddm.process import ForwardProcess, keep_given
 from ddm.samplers import Sampler
-from ddm.samplers.reveal import mask_of
 from ddm.schedules.jys.coupling import Coupling, DataCoupling, one_time
 
 
