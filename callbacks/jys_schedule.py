@@ -25,7 +25,8 @@ from ddm.functional import gather_made, require_at_least
 from ddm.module import DiscreteDiffusion
 from ddm.samplers import Analytic, Sampler
 from ddm.schedule import step_numbers
-from ddm.schedules import OptimalSteps, Optimised, SamplingSchedule, ScheduleOptimizer
+from ddm.schedules import OptimalSteps, Optimized, SamplingSchedule, ScheduleOptimizer
+from ddm.schedules.beside import content_of
 from ddm.schedules.setting import describe
 
 
@@ -73,7 +74,7 @@ class JYSScheduleCallback(Callback):
         seed: Seed of the measurements' noise.
 
     Attributes:
-        optimised: The schedules that are kept, and the last table.
+        optimized: The schedules that are kept, and the last table.
 
     Raises:
         ValueError: An argument is out of range.
@@ -127,7 +128,7 @@ class JYSScheduleCallback(Callback):
         size = getattr(self.optimizer, "batch_size", None)
         self.judge = judge or OptimalSteps(batch_size=size)
         self.seed = seed
-        self.optimised = Optimised({})
+        self.optimized = Optimized({})
         self._history = UpdateHistory()
         self._files = ScheduleFiles()
         self._recent = RecentSequences(num_samples)
@@ -150,16 +151,16 @@ class JYSScheduleCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return schedules, table and history as plain numbers."""
-        return {"optimised": self.optimised.to_dict(), "history": self._history.state_dict()}
+        return {"optimized": self.optimized.to_dict(), "history": self._history.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.optimised = Optimised.from_dict(state_dict["optimised"])
+        self.optimized = Optimized.from_dict(content_of(state_dict) or {})
         self._history.load_state_dict(state_dict["history"])
 
     def schedule(self, num_steps: int) -> SamplingSchedule:
         """Return the current schedule for any number of steps; uniform before the first update."""
-        found = self.optimised.schedule(num_steps)
+        found = self.optimized.schedule(num_steps)
         return found if found is not None else SamplingSchedule.uniform(num_steps)
 
     def should_update(self, trainer: Trainer, previous_step: int) -> bool:
@@ -216,7 +217,7 @@ class JYSScheduleCallback(Callback):
             TypeError: The batch has no tokens, or some that are no integers.
             ValueError: Tokens, network or sampler do not fit.
         """
-        self._files.refresh(trainer, self.optimised)
+        self._files.refresh(trainer, self.optimized)
         denoiser, self._untried = self._untried, None
         if denoiser is None:
             return
@@ -259,13 +260,13 @@ class JYSScheduleCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last files."""
-        self._files.refresh(trainer, self.optimised)
+        self._files.refresh(trainer, self.optimized)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write the files of the last checkpoints before an interrupted run ends."""
-        self._files.refresh(trainer, self.optimised)
+        self._files.refresh(trainer, self.optimized)
 
     def _sampler(self, module: LightningModule) -> Sampler:
         own = getattr(module, "sampler", None)
@@ -287,7 +288,7 @@ class JYSScheduleCallback(Callback):
             self._spent += time.monotonic() - begin
             rank_zero_warn(f"Schedules are not updated at step {step}, the old ones stay: {error}")
             return
-        self.optimised = found
+        self.optimized = found
         self._history.add(update)
         if self._history.worth_showing:
             self._show(trainer)
@@ -299,12 +300,12 @@ class JYSScheduleCallback(Callback):
 
     def _find(
         self, trainer: Trainer, module: LightningModule
-    ) -> tuple[Optimised, list[dict[str, Any]]]:
+    ) -> tuple[Optimized, list[dict[str, Any]]]:
         updater = Updater(self.optimizer, self.judge, self.num_steps, self.smoothing)
         seed = (self.seed, trainer.global_step, trainer.global_rank)
         with undisturbed(trainer, module):
             denoiser, sampler = self.denoiser(module), self._sampler(module)
-            return updater(denoiser, sampler, self._recent, self.optimised.schedules, seed)
+            return updater(denoiser, sampler, self._recent, self.optimized.schedules, seed)
 
     def _share(self) -> dict[str, float]:
         elapsed = max(time.monotonic() - self._began, 1e-9)
@@ -313,9 +314,9 @@ class JYSScheduleCallback(Callback):
     @rank_zero_only
     def _show(self, trainer: Trainer) -> None:
         self._num_shown = self._history.num_updates
-        assert self.optimised.table is not None
+        assert self.optimized.table is not None
         try:
-            log_pictures(trainer, self._history.updates, self.optimised.table)
+            log_pictures(trainer, self._history.updates, self.optimized.table)
         except Exception as error:
             rank_zero_warn(f"Schedules cannot be drawn, training goes on: {error}")
 

@@ -93,7 +93,7 @@ class SampleLogger(Callback):
         self, trainer: Trainer, module: DiscreteDiffusion, schedule: SamplingSchedule, name: str
     ) -> None:
         share = -(-self.num_samples // trainer.world_size)
-        # Neighbouring ranks must not share their first numbers: the stream of rank r is far away.
+        # Neighboring ranks must not share their first numbers: the stream of rank r is far away.
         generator = torch.Generator(module.device).manual_seed(
             self.seed + 1_000_003 * trainer.global_rank
         )

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from ddm.schedules.beside import save_beside
-from ddm.schedules.optimizer import Optimised, schedules_beside
+from ddm.schedules.optimizer import Optimized, schedules_beside
 
 
 class ScheduleFiles:
@@ -28,7 +28,7 @@ class ScheduleFiles:
         self._seen = {path: written for path in _checkpoints(trainer) if (written := _time(path))}
 
     @rank_zero_only
-    def refresh(self, trainer: Trainer, optimised: Optimised) -> None:
+    def refresh(self, trainer: Trainer, optimized: Optimized) -> None:
         """Write what checkpoints have been written since, delete what has lost its checkpoint."""
         fresh = {path: _time(path) for path in _checkpoints(trainer)}
         fresh = {path: time for path, time in fresh.items() if time != self._seen.get(path, 0)}
@@ -37,8 +37,8 @@ class ScheduleFiles:
         try:
             for path, time in fresh.items():
                 self._seen[path] = time
-                if time and optimised.schedules:
-                    save_beside(optimised, path, trainer.global_step)
+                if time and optimized.schedules:
+                    save_beside(optimized, path, trainer.global_step)
             for path in [path for path in self._seen if not _time(path)]:
                 schedules_beside(path).unlink(missing_ok=True)
                 del self._seen[path]

@@ -17,7 +17,7 @@ from ddm.schedules import (
     CostTable,
     Decision,
     OptimalSteps,
-    Optimised,
+    Optimized,
     SamplingSchedule,
     ScheduleOptimizer,
     choose,
@@ -50,7 +50,7 @@ class Updater:
         recent: RecentSequences,
         previous: Mapping[int, SamplingSchedule],
         seed: Sequence[int],
-    ) -> tuple[Optimised, list[dict[str, Any]]]:
+    ) -> tuple[Optimized, list[dict[str, Any]]]:
         """Return the schedules to keep, and how each was chosen; a collective call.
 
         Args:
@@ -76,7 +76,7 @@ class Updater:
         }
         kept = {n: decision.schedule for n, decision in decisions.items()}
         rows = [{"num_steps": n, **_facts(decision)} for n, decision in decisions.items()]
-        return Optimised(kept, num_calls, table), rows
+        return Optimized(kept, num_calls, table), rows
 
     def _decide(
         self, table: CostTable, new: SamplingSchedule, old: SamplingSchedule | None

@@ -25,7 +25,7 @@ SHARED = Path("/usr/share/datasets")
 """Where Debian's packages put data sets, for instance `dataset-fashion-mnist`."""
 
 # Modes of Pillow with at most 8 bits per channel: the others would be clipped without a word.
-_GREY, _COLOUR = {"1", "L", "LA"}, {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+_GRAY, _COLOR = {"1", "L", "LA"}, {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 _ORIENTATION = 0x0112  # of the tags of EXIF; its values are the eight ways to hold a sheet
 _TURNS = {
@@ -94,7 +94,7 @@ SOURCES = {
 def read_folder(folder: Path) -> Pixels:
     """Return the images of a folder, at any depth and in sorted order, uint8.
 
-    They are grey (C = 1) if all of them are, else RGB (C = 3), and turned as their EXIF data say;
+    They are gray (C = 1) if all of them are, else RGB (C = 3), and turned as their EXIF data say;
     transparency is dropped. Hidden files and folders are not looked at. Files that cannot be read
     are skipped with a warning that counts them and names the first ones.
 
@@ -114,10 +114,10 @@ def read_folder(folder: Path) -> Pixels:
         try:
             # Other formats under these names may start other programs, as EPS does.
             with Image.open(file, formats=("PNG", "JPEG")) as image:
-                if image.mode not in _GREY | _COLOUR:
+                if image.mode not in _GRAY | _COLOR:
                     raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
                 # What is cut off is only found here.
-                pixels = image.convert("L" if image.mode in _GREY else "RGB")
+                pixels = image.convert("L" if image.mode in _GRAY else "RGB")
                 images[file] = _upright(image, pixels)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             unknown = isinstance(error, UnidentifiedImageError)

@@ -25,15 +25,15 @@ GRID_SIZE = 64
 """Images with a smaller height are enlarged in a grid, by a whole factor."""
 
 MASK_RGB = (200, 0, 200)
-"""The colour of masks along a trajectory; pixels are seldom magenta."""
+"""The color of masks along a trajectory; pixels are seldom magenta."""
 
 
 class Images(SequenceDataModule):
     r"""Images whose pixels are ordinal tokens, in the order (C, H, W).
 
-    Token :math:`((c H + h) W + w)` is the level of colour c in row h and column w, the order that
+    Token :math:`((c H + h) W + w)` is the level of color c in row h and column w, the order that
     `ddm.backbones.UNet` reads. A pixel p in 0..D-1 has the level :math:`\lfloor p V / D \rfloor`;
-    a level is shown as the centre of its bin. As a token is a pixel of one colour, the
+    a level is shown as the center of its bin. As a token is a pixel of one color, the
     `val/bits_per_token` of a model is its bound in bits per dimension; with fewer levels V it is
     that of the levels.
 
@@ -154,12 +154,12 @@ class Images(SequenceDataModule):
         return self._shown(tokens.cpu())
 
     def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
-        """Return each image as the numbers of its levels, row by row, colour after colour."""
+        """Return each image as the numbers of its levels, row by row, color after color."""
         width = len(str(self.vocab_size))
         return [
             "\n\n".join(
-                "\n".join(" ".join(f"{level:{width}d}" for level in row) for row in colour)
-                for colour in image
+                "\n".join(" ".join(f"{level:{width}d}" for level in row) for row in color)
+                for color in image
             )
             for image in tokens.unflatten(1, self.shape).tolist()
         ]
@@ -201,8 +201,8 @@ class Images(SequenceDataModule):
         images = self.to_images(states.flatten(0, 1))
         images = images.expand(-1, 3, -1, -1) if self.shape[0] == 1 else images
         masked = (states.flatten(0, 1) >= self.vocab_size).unflatten(1, self.shape).any(1)
-        colour = torch.tensor(MASK_RGB, dtype=torch.uint8)
-        images = torch.where(masked[:, None], colour[:, None, None], images)
+        color = torch.tensor(MASK_RGB, dtype=torch.uint8)
+        images = torch.where(masked[:, None], color[:, None, None], images)
         return image_trajectory_figure(times, images.unflatten(0, states.shape[:2]))
 
     def trajectory_text(self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]) -> str:
@@ -242,8 +242,8 @@ class Images(SequenceDataModule):
     @property
     def _shown(self) -> "_Shown":
         brightness = torch.linspace(0, 255, self.depth, dtype=torch.float64)
-        centres = self._levels.bincount(brightness) / self._levels.bincount()
-        return _Shown(centres.round().to(torch.uint8), self.shape)
+        centers = self._levels.bincount(brightness) / self._levels.bincount()
+        return _Shown(centers.round().to(torch.uint8), self.shape)
 
     @cached_property
     def _network(self) -> nn.Module | None:
@@ -272,16 +272,16 @@ class Images(SequenceDataModule):
 class _Shown(nn.Module):
     """Turns tokens (B, L) into images in 0..255, uint8, with shape (B, C, H, W)."""
 
-    centres: Tensor
+    centers: Tensor
 
-    def __init__(self, centres: UInt8[Tensor, " V"], shape: tuple[int, int, int]) -> None:
+    def __init__(self, centers: UInt8[Tensor, " V"], shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.shape = shape
-        self.register_buffer("centres", centres)
+        self.register_buffer("centers", centers)
 
     def forward(self, tokens: Integer[Tensor, "B L"]) -> UInt8[Tensor, "B C H W"]:
-        levels = tokens.long().clamp(0, len(self.centres) - 1)
-        return self.centres[levels].unflatten(1, self.shape)
+        levels = tokens.long().clamp(0, len(self.centers) - 1)
+        return self.centers[levels].unflatten(1, self.shape)
 
 
 def _save_png(image: UInt8[Tensor, "C H W"], path: Path) -> None:

@@ -30,7 +30,7 @@ from ddm.datamodules.music import (
     SAMPLE_RATE,
     highest,
     note_name,
-    synthesise,
+    synthesize,
     tokens_to_midi,
 )
 from ddm.datamodules.sequences import SequenceDataModule, save_as_text, save_figure
@@ -237,7 +237,7 @@ class Midi(SequenceDataModule):
         """Show the pianorolls of samples in TensorBoard, and let the first two be heard."""
         writer.add_figure(title, self._pianorolls(tokens), step)
         for i, row in enumerate(tokens[:2]):
-            audio = torch.from_numpy(synthesise(row, self.voices))[None]
+            audio = torch.from_numpy(synthesize(row, self.voices))[None]
             writer.add_audio(f"{title}/{i}", audio, step, sample_rate=SAMPLE_RATE)
 
     def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
@@ -254,7 +254,7 @@ class Midi(SequenceDataModule):
                 tokens_to_midi(row, voices=self.voices).write(str(unfinished))
             if i < 2:
                 paths.append(folder / f"sample_{i:04d}.wav")
-                audio = 32767 * synthesise(row, self.voices)
+                audio = 32767 * synthesize(row, self.voices)
                 with replacing(paths[-1]) as unfinished:
                     wavfile.write(unfinished, SAMPLE_RATE, audio.astype(np.int16))
         return paths
@@ -262,7 +262,7 @@ class Midi(SequenceDataModule):
     def trajectory_figure(
         self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]
     ) -> Figure:
-        """Return pianorolls of samples on their way from noise to data; masks are grey."""
+        """Return pianorolls of samples on their way from noise to data; masks are gray."""
         prompt_length = self.prompt_length // self.voices
         return pianoroll_trajectory_figure(
             times, states, voices=self.voices, prompt_length=prompt_length

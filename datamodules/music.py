@@ -76,7 +76,7 @@ def highest(notes: Iterable[Note], resolution: int, voices: int) -> UInt8[np.nda
 def tokens_to_midi(
     tokens: Int[Tensor, " L"], tempo: float = 120.0, *, voices: int = 1
 ) -> pretty_midi.PrettyMIDI:
-    """Return music as MIDI for a piano; a pitch in neighbouring sixteenths is one held note.
+    """Return music as MIDI for a piano; a pitch in neighboring sixteenths is one held note.
 
     Args:
         tokens: Tokens with shape (L,); whatever is no pitch, such as a mask, is silent.
@@ -96,14 +96,14 @@ def tokens_to_midi(
     return midi
 
 
-def synthesise(tokens: Int[Tensor, " L"], voices: int) -> np.ndarray:
+def synthesize(tokens: Int[Tensor, " L"], voices: int) -> np.ndarray:
     """Return the sound of music at 120 quarter notes per minute, `SAMPLE_RATE` values per second.
 
     It is as long as the tokens, even if they end with rests.
     """
     audio = np.zeros(len(tokens) // voices * SAMPLE_RATE // 8, dtype=np.float32)
     midi = tokens_to_midi(tokens, voices=voices)
-    if midi.instruments[0].notes:  # silence cannot be normalised
+    if midi.instruments[0].notes:  # silence cannot be normalized
         sound = midi.synthesize(SAMPLE_RATE)[: len(audio)]
         audio[: len(sound)] = sound
     return audio

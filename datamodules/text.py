@@ -31,7 +31,7 @@ class Text(SequenceDataModule):
     every `length // 2` tokens, so each token is seen at two offsets per epoch; their order is
     shuffled in every epoch. Validation and test windows do not overlap.
 
-    Files are read and tokenised once, a few million characters at a time. The vocabulary and the
+    Files are read and tokenized once, a few million characters at a time. The vocabulary and the
     tokens (two bytes each up to 65,536 tokens, else four) are kept in `cache`, under a name that
     changes with the files and the vocabulary, and are mapped into memory: training reads the
     windows that it needs, whatever the size of the text. What grows with the text is the order of

@@ -66,15 +66,15 @@ class DiscreteDiffusion(LightningModule):
             `ddm.backbones`, or a function that compiles what such a class makes
             (`network.compile()` keeps the names of the weights).
         length: Number L of tokens per sequence.
-        optimizer: Makes the optimiser from the parameters.
+        optimizer: Makes the optimizer from the parameters.
         noise: How fast tokens jump; `LogLinear` by default.
         denoiser: Makes the denoiser from the network and the process.
-        loss: What training minimises.
+        loss: What training minimizes.
         sampler: How samples are drawn.
-        lr_scheduler: Makes the schedule of the learning rate from the optimiser and the number of
-            optimiser steps after the warm-up, for instance `CosineAnnealingLR` or `PolynomialLR`;
+        lr_scheduler: Makes the schedule of the learning rate from the optimizer and the number of
+            optimizer steps after the warm-up, for instance `CosineAnnealingLR` or `PolynomialLR`;
             constant by default.
-        warmup_steps: Number of first optimiser steps in which the learning rate grows linearly.
+        warmup_steps: Number of first optimizer steps in which the learning rate grows linearly.
         num_steps: Number of sampling steps of `trainer.predict`.
         num_draws: Draws of the noise for every sequence of validation and test.
 
@@ -295,7 +295,7 @@ class DiscreteDiffusion(LightningModule):
         ).tokens
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimiser and, if asked for, warm-up and decay of its learning rate."""
+        """Return the optimizer and, if asked for, warm-up and decay of its learning rate."""
         optimizer = self.make_optimizer(self.parameters())
         schedulers: list[LRScheduler] = []
         if self.warmup_steps > 0:
@@ -305,7 +305,7 @@ class DiscreteDiffusion(LightningModule):
             num_steps = self.trainer.estimated_stepping_batches
             if num_steps == math.inf:
                 raise ValueError(
-                    "`lr_scheduler` needs a finite number of optimiser steps, got infinitely many; "
+                    "`lr_scheduler` needs a finite number of optimizer steps, got infinitely many; "
                     "set the trainer's `max_steps` or `max_epochs`."
                 )
             # A run that ends within the warm-up never gets to the decay.

@@ -1,4 +1,4 @@
-"""Muon and AdamW side by side, behind the interface of one optimiser."""
+"""Muon and AdamW side by side, behind the interface of one optimizer."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain

@@ -38,19 +38,19 @@ def token_figure(tokens: Int[Tensor, "B L"], vocab_size: int) -> Figure:
 def trajectory_figure(
     times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"], vocab_size: int
 ) -> Figure:
-    """Return heat maps of the states of samples, from noise (above) to data; masks are grey."""
+    """Return heat maps of the states of samples, from noise (above) to data; masks are gray."""
     num_states, num, length = states.shape
     width = min(16.0, max(4.0, length / 12))
     height = num * (0.6 + 0.2 * num_states)
     figure = Figure(figsize=(width, min(24.0, height)), layout="constrained")
-    colours = matplotlib.colormaps["viridis"].with_extremes(over="0.8")
+    colors = matplotlib.colormaps["viridis"].with_extremes(over="0.8")
     rows = figure.subplots(num, 1, sharex=True, squeeze=False)[:, 0]
     for sample, axes in enumerate(rows):
         image = axes.imshow(
             states[:, sample].numpy(),
             aspect="auto",
             interpolation="nearest",
-            cmap=colours,
+            cmap=colors,
             vmin=0,
             vmax=vocab_size - 1,
         )
@@ -91,7 +91,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = 120) -> Path:
 def image_grid(
     images: UInt8[Tensor, "B C H W"], *, columns: int, border: int = 2, fill: int = 128
 ) -> UInt8[Tensor, "3 height width"]:
-    """Return images, grey or RGB, row by row in one picture, with borders of `fill` around each."""
+    """Return images, gray or RGB, row by row in one picture, with borders of `fill` around each."""
     columns = min(columns, len(images))
     images = pad(images.expand(-1, 3, -1, -1), (border, 0, border, 0), value=fill)
     blank = images.new_full((-len(images) % columns, *images.shape[1:]), fill)
@@ -111,8 +111,8 @@ def image_trajectory_figure(
     figure = Figure(figsize=(num_states, 0.3 + num * height / width), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(grid, interpolation="nearest")
-    centres = [(index + 0.5) * (width + 1) - 0.5 for index in range(num_states)]
-    axes.set_xticks(centres, [f"t = {t:.2f}" for t in times.mean(1).tolist()], fontsize=8)
+    centers = [(index + 0.5) * (width + 1) - 0.5 for index in range(num_states)]
+    axes.set_xticks(centers, [f"t = {t:.2f}" for t in times.mean(1).tolist()], fontsize=8)
     axes.set_yticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -130,7 +130,7 @@ def pianoroll_trajectory_figure(
 
     Args:
         times: The times of the states.
-        states: Music, as `pianoroll_figure` takes it; where there is a mask, the sixteenth is grey.
+        states: Music, as `pianoroll_figure` takes it; where there is a mask, the sixteenth is gray.
         voices: The number of voices.
         prompt_length: The number of first sixteenths that were given, before a dashed line.
     """
@@ -165,7 +165,7 @@ def pianoroll_trajectory_figure(
 def pianoroll_figure(
     tokens: Int[Tensor, "B L"], *, voices: int = 1, prompt_length: int = 0
 ) -> Figure:
-    """Return pianorolls, one below the other: time against pitch, one colour per voice.
+    """Return pianorolls, one below the other: time against pitch, one color per voice.
 
     Args:
         tokens: Music with shape (B, L), the voices of one sixteenth after those of another:

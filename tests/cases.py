@@ -133,7 +133,7 @@ LOSSES: list[Loss] = [
 
 # These reveal masked tokens by number: they need a mask state, and `law` is not the law of a step.
 REVEALING = [s for s in SAMPLERS if isinstance(s, RevealSampler)]
-FACTORISED = [s for s in SAMPLERS if s not in REVEALING]
+FACTORIZED = [s for s in SAMPLERS if s not in REVEALING]
 
 
 def label(case: Any) -> str:
@@ -157,7 +157,7 @@ def _each(name: str, values: list[Any]) -> pytest.MarkDecorator:
 each_kernel = _each("kernel", KERNELS)
 each_noise = _each("noise", NOISES)
 each_sampler = _each("sampler", SAMPLERS)
-each_factorised = _each("sampler", FACTORISED)
+each_factorized = _each("sampler", FACTORIZED)
 each_revealing = _each("sampler", REVEALING)
 each_order = _each("order", ORDERS)
 each_rule = _each("rule", STOPPING_RULES)
@@ -167,6 +167,6 @@ each_legal_pair = pytest.mark.parametrize(
     [
         pytest.param(kernel, sampler, id=f"{label(kernel)}-{label(sampler)}")
         for kernel in KERNELS
-        for sampler in (SAMPLERS if isinstance(kernel, Absorbing) else FACTORISED)
+        for sampler in (SAMPLERS if isinstance(kernel, Absorbing) else FACTORIZED)
     ],
 )

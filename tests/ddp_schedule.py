@@ -96,7 +96,7 @@ def main(folder: Path) -> None:
         loaders = DataLoader(Uneven(), batch_size=None), DataLoader(count_up(20), batch_size=4)
         trainer.fit(model, *loaders)
     rank = trainer.global_rank
-    callback.optimised.save(folder / f"rank{rank}.json")
+    callback.optimized.save(folder / f"rank{rank}.json")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     words = [str(w.message) for w in caught if "not updated" in str(w.message)]
     steps = [entry["step"] for entry in callback.history]

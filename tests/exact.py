@@ -74,7 +74,7 @@ def joint_of_times(process: ForwardProcess, joint: Tensor, s: float, t: float) -
     return marginal(process, joint, s)[:, None] * transition(process, s, t, joint.ndim)
 
 
-def neighbours(num_states: int, length: int) -> Tensor:
+def neighbors(num_states: int, length: int) -> Tensor:
     """Return the index of `x with v at i` for every x, i, v: (S, L, K)."""
     x = sequences(num_states, length)
     place = num_states ** torch.arange(length - 1, -1, -1)
@@ -100,7 +100,7 @@ def leave_one_out(process: ForwardProcess, joint: Tensor, t: float) -> Tensor:
     both = joint_of_times(process, joint, 0.0, t)
     law = torch.einsum("yx,yik->xik", both, _tokens(process, length))
     # Summing over x_t^i forgets position i.
-    change = neighbours(process.kernel.num_states, length)
+    change = neighbors(process.kernel.num_states, length)
     law = law[change, torch.arange(length)[:, None]].sum(2)[..., : process.kernel.vocab_size]
     return law / law.sum(-1, keepdim=True)
 
@@ -114,7 +114,7 @@ def _tokens(process: ForwardProcess, length: int) -> Tensor:
 def ratio(process: ForwardProcess, joint: Tensor, t: float) -> Tensor:
     """Return p_t(x_t with v at i) / p_t(x_t) for every x_t, (S, L, K)."""
     p = marginal(process, joint, t)
-    return p[neighbours(process.kernel.num_states, joint.ndim)] / p[:, None, None]
+    return p[neighbors(process.kernel.num_states, joint.ndim)] / p[:, None, None]
 
 
 def given_law(joint: Tensor, tokens: Tensor, free: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def correlation(kernel: Kernel, sigma: Tensor) -> Tensor:
 
 
 def step_matrix(sampler: Sampler, denoiser: Denoiser, t: float, s: float, length: int) -> Tensor:
-    """Return the transition matrix of one step of a factorised sampler, (S, S).
+    """Return the transition matrix of one step of a factorized sampler, (S, S).
 
     All histories of intermediate states that have positive probability are enumerated.
     """

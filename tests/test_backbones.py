@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ddm.backbones import MLP, Backbone, CategoricalHead, Head, LogisticHead, Transformer, UNet
 from ddm.backbones.base import sinusoidal
-from ddm.backbones.transformer import _NeighbourEmbedding, rotary_angles, rotate
+from ddm.backbones.transformer import _NeighborEmbedding, rotary_angles, rotate
 from ddm.backbones.unet import state_features
 
 K = 5
@@ -24,12 +24,12 @@ def transformer(**kwargs: Any) -> Backbone:
 
 
 def reaching_transformer(**kwargs: Any) -> Backbone:
-    """The same transformer, whose embedding sees two neighbours on each side."""
+    """The same transformer, whose embedding sees two neighbors on each side."""
     return transformer(reach=2, **kwargs)
 
 
 def unet(**kwargs: Any) -> Backbone:
-    """Small U-Net for grey images of 4 x 4 pixels, with attention at the finer level too."""
+    """Small U-Net for gray images of 4 x 4 pixels, with attention at the finer level too."""
     return UNet(
         K,
         shape=(1, 4, 4),
@@ -276,7 +276,7 @@ def test_transformer_takes_any_length(length: int) -> None:
 def test_unet_takes_images_of_any_size(
     head: Head, shape: tuple[int, int, int], multipliers: tuple[int, ...]
 ) -> None:
-    """Even, odd and oblong images, grey and coloured, with either head."""
+    """Even, odd and oblong images, gray and colored, with either head."""
     backbone = UNet(17, shape=shape, channels=4, multipliers=multipliers, num_blocks=1, head=head)
     logits = perturb(backbone)(tokens(2, math.prod(shape), 17), times(0.2, 0.7))
     assert logits.shape == (2, math.prod(shape), 17)
@@ -284,7 +284,7 @@ def test_unet_takes_images_of_any_size(
 
 
 def test_unet_tokens_are_channel_major() -> None:
-    """Output (colour c, state k) of the last convolution lands on the tokens of colour c."""
+    """Output (color c, state k) of the last convolution lands on the tokens of color c."""
     backbone = UNet(K, shape=(3, 4, 2), channels=8, multipliers=(1,), num_blocks=1)
     bias = torch.randn(3, K)
     with torch.no_grad():
@@ -294,17 +294,17 @@ def test_unet_tokens_are_channel_major() -> None:
     torch.testing.assert_close(logits, expected.expand(2, 24, K))
 
 
-def test_unet_pixels_influence_their_neighbourhood_most() -> None:
-    """In an oblong colour image, input and output pixels are laid out alike: no transposition."""
-    colours, height, width = 2, 6, 10
-    backbone = UNet(K, shape=(colours, height, width), channels=16, multipliers=(1,), num_blocks=1)
+def test_unet_pixels_influence_their_neighborhood_most() -> None:
+    """In an oblong color image, input and output pixels are laid out alike: no transposition."""
+    colors, height, width = 2, 6, 10
+    backbone = UNet(K, shape=(colors, height, width), channels=16, multipliers=(1,), num_blocks=1)
     perturb(backbone).eval()
-    x_t, t = torch.zeros(1, colours * height * width, dtype=torch.int64), times(0.5)
+    x_t, t = torch.zeros(1, colors * height * width, dtype=torch.int64), times(0.5)
     for y, x in [(0, 9), (5, 1), (3, 4)]:
         changed = x_t.clone()
         changed[0, width * y + x] = 3
         difference = (backbone(changed, t) - backbone(x_t, t)).abs().sum(dim=-1)
-        influence = difference.view(colours, height, width).sum(dim=0)
+        influence = difference.view(colors, height, width).sum(dim=0)
         rows, columns = torch.arange(height)[:, None], torch.arange(width)
         near = ((rows - y).abs() <= 1) & ((columns - x).abs() <= 1)
         assert influence[near].mean() > 1.2 * influence[~near].mean(), (y, x)
@@ -442,9 +442,9 @@ def test_one_time_per_sequence_is_required(make: Callable[..., Backbone]) -> Non
         make()(tokens(2), times(0.2))
 
 
-def test_neighbour_embedding_is_a_convolution() -> None:
+def test_neighbor_embedding_is_a_convolution() -> None:
     """It is the convolution of the one-hot tokens, with one vector for what is past the ends."""
-    embedding = _NeighbourEmbedding(K, dim=6, reach=2)
+    embedding = _NeighborEmbedding(K, dim=6, reach=2)
     x, beyond = tokens(), embedding.tables.weight[0]
     kernel = embedding.tables.weight[1:].view(5, K, 6).permute(2, 1, 0)
     expected = nn.functional.conv1d(nn.functional.one_hot(x, K).float().mT, kernel, padding=2).mT

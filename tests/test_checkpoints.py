@@ -9,7 +9,7 @@ import torch
 from ddm.checkpoint import load_data, load_model
 from ddm.functional import stratified_times
 from ddm.losses import NELBO
-from ddm.schedules import Optimised, SamplingSchedule
+from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.setting import Setting
 
@@ -41,10 +41,10 @@ def test_draws_samples(path, tmp_path, monkeypatch, capsys):
 @checkpoints
 def test_schedules_belong_to_the_model(path):
     """They are for its process and sampler, and cost no more than uniform ones."""
-    model, optimised = load_model(path), Optimised.load(schedules_beside(path))
-    table = optimised.table
+    model, optimized = load_model(path), Optimized.load(schedules_beside(path))
+    table = optimized.table
     assert table.setting == Setting.of(model.process, model.sampler)
-    for n, schedule in optimised.schedules.items():
+    for n, schedule in optimized.schedules.items():
         uniform = table.evaluate(SamplingSchedule.uniform(n).times)
         assert table.evaluate(schedule.times) <= uniform
 

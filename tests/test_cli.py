@@ -18,7 +18,7 @@ from ddm import SamplingSchedule
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import BPE, CountDown, tokens_to_midi
 from ddm.module import DiscreteDiffusion
-from ddm.schedules import Optimised
+from ddm.schedules import Optimized
 from ddm.schedules.optimizer import schedules_beside
 from image_files import write_idx, write_images
 
@@ -270,7 +270,7 @@ def test_help_of_a_class(trained: Path, capsys) -> None:
         train(f"--config={trained / 'tiny.yaml'}", "--model.kernel.help=Gaussian")
     assert exit_info.value.code == 0
     shown = capsys.readouterr().out
-    assert "Discretised Gaussian diffusion" in shown
+    assert "Discretized Gaussian diffusion" in shown
     assert "Length scale of a jump" in shown
 
 
@@ -379,15 +379,15 @@ def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypat
 
 
 @pytest.fixture
-def optimised(checkpoint: Path) -> Iterator[Path]:
-    """A file of optimised schedules beside the checkpoint."""
+def optimized(checkpoint: Path) -> Iterator[Path]:
+    """A file of optimized schedules beside the checkpoint."""
     path = schedules_beside(checkpoint)
-    Optimised({3: SamplingSchedule((1.0, 0.3, 0.1, 0.0), "optimal")}).save(path)
+    Optimized({3: SamplingSchedule((1.0, 0.3, 0.1, 0.0), "optimal")}).save(path)
     yield path
     path.unlink()
 
 
-def test_load_schedule(checkpoint: Path, optimised: Path, tmp_path: Path) -> None:
+def test_load_schedule(checkpoint: Path, optimized: Path, tmp_path: Path) -> None:
     """The file beside the checkpoint goes before uniform; a choice goes before both."""
     load_schedule = script("sample").load_schedule
     best = SamplingSchedule((1.0, 0.3, 0.1, 0.0), "optimal")
@@ -399,15 +399,15 @@ def test_load_schedule(checkpoint: Path, optimised: Path, tmp_path: Path) -> Non
     assert load_schedule(checkpoint, 3, "uniform") == SamplingSchedule.uniform(3)
     assert load_schedule(checkpoint, 3, "cosine") == SamplingSchedule.cosine(3)
     assert load_schedule(checkpoint, None, str(single)) == best
-    assert load_schedule(checkpoint, 3, str(optimised)) == best
-    for wrong in (single, optimised):
+    assert load_schedule(checkpoint, 3, str(optimized)) == best
+    for wrong in (single, optimized):
         with pytest.raises(ValueError, match="`num_steps` must be one that"):
             load_schedule(checkpoint, 4, str(wrong))
     with pytest.raises(ValueError, match="`schedule` must be 'uniform', 'cosine' or an existing"):
         load_schedule(checkpoint, 4, "unifrom")
 
 
-def test_sample(checkpoint: Path, optimised: Path, tmp_path: Path, capsys) -> None:
+def test_sample(checkpoint: Path, optimized: Path, tmp_path: Path, capsys) -> None:
     """Samples of a checkpoint: prompt kept, calls counted, files written, the seed decides."""
     main = script("sample").main
     common = [str(checkpoint), "--num-samples=5", "--batch-size=3", "--device=cpu"]

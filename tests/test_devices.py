@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import exact
-from cases import each_factorised, each_kernel
+from cases import each_factorized, each_kernel
 from ddm.backbones import Transformer
 from ddm.callbacks import JYSScheduleCallback, SampleLogger
 from ddm.datamodules import CountDown
@@ -41,7 +41,7 @@ def seeded(device):
 
 @each_device
 @each_kernel
-@each_factorised
+@each_factorized
 def test_samples_follow_the_enumerated_law(kernel, sampler, device):
     """Samples drawn on the device follow the law that the CPU enumerates."""
     times = SamplingSchedule.uniform(2).times
@@ -57,7 +57,7 @@ def test_samples_follow_the_enumerated_law(kernel, sampler, device):
 @each_device
 @each_kernel
 def test_schedules(kernel, device):
-    """Both optimisers measure on the device, and the same seed finds the same schedules."""
+    """Both optimizers measure on the device, and the same seed finds the same schedules."""
     denoiser = exact_denoiser(kernel, device)
     x_0 = denoiser.sequences[categorical(denoiser.log_joint.exp().expand(64, -1), seeded(device))]
     for optimizer in (OptimalSteps(num_times=8, pilot_times=6), JumpYourSteps()):

@@ -12,7 +12,7 @@ from exact import assert_frequencies, frequencies, seeded
 
 
 def test_categorical_frequencies():
-    """Draws have the frequencies of the law, which need not be normalised (chi-square at 1e-6)."""
+    """Draws have the frequencies of the law, which need not be normalized (chi-square at 1e-6)."""
     probs = torch.tensor([0.0, 3.0, 1.0, 0.0, 5e-2, 2.0, 0.0], dtype=torch.float64)
     draws = categorical(probs.expand(200_000, -1), seeded())
     assert_frequencies(frequencies(draws, len(probs)), probs)

@@ -36,8 +36,8 @@ def folder_of(path: Path, *arrays: np.ndarray, **arguments) -> Images:
 # Tokens
 
 
-def test_order_is_colour_row_column(tmp_path):
-    """Token (c H + h) W + w is the level of colour c in row h and column w."""
+def test_order_is_color_row_column(tmp_path):
+    """Token (c H + h) W + w is the level of color c in row h and column w."""
     arrays = np.random.default_rng(0).integers(256, size=(5, 2, 4, 3), dtype=np.uint8)
     data = folder_of(tmp_path, *arrays)
     assert data.shape == (3, 2, 4)
@@ -64,7 +64,7 @@ def test_unet_reads_this_order():
 
 @pytest.mark.parametrize("num_levels", [2, 3, 8, 100, 256])
 def test_levels_are_uniform_bins(tmp_path, num_levels):
-    """Bins differ by at most one value in width; their centres have their own level."""
+    """Bins differ by at most one value in width; their centers have their own level."""
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     data = folder_of(tmp_path, *5 * [ramp], num_levels=num_levels)
     assert data.vocab_size == num_levels
@@ -156,12 +156,12 @@ def test_cifar10(monkeypatch):
     assert data.train_tokens[0].view(3, -1).unique(dim=1).tolist() == [[1], [2], [3]]
 
 
-def test_folder_of_grey_and_coloured_images(tmp_path):
-    """Grey images keep one channel, unless one image has colours; folders are read in depth."""
+def test_folder_of_gray_and_colored_images(tmp_path):
+    """Gray images keep one channel, unless one image has colors; folders are read in depth."""
     (tmp_path / "a" / "b").mkdir(parents=True)
-    grey = folder_of(tmp_path / "a" / "b", *5 * [np.full((2, 3), 7, np.uint8)])
-    assert grey.shape == (1, 2, 3)
-    Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "a" / "colour.PNG")
+    gray = folder_of(tmp_path / "a" / "b", *5 * [np.full((2, 3), 7, np.uint8)])
+    assert gray.shape == (1, 2, 3)
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "a" / "color.PNG")
     data = Images(str(tmp_path), val_fraction=0.2)
     assert data.shape == (3, 2, 3)
     tokens = torch.cat([data.train_tokens, data.val_tokens, data.test_tokens])
@@ -330,7 +330,7 @@ def test_features_of_a_network():
 
 
 def test_inception(monkeypatch):
-    """Grey images become RGB, few at a time; what is missing is named, with the remedy."""
+    """Gray images become RGB, few at a time; what is missing is named, with the remedy."""
     seen = []
 
     class Network(torch.nn.Module):

@@ -306,7 +306,7 @@ def test_independent_tokens_give_nothing_to_gain(kernel, coupling):
 
 
 def test_released_objective_sees_clocks_and_moved_tokens():
-    """The baseline has its artefacts: (m - s) L log(t / m) for masks, nats for moved tokens."""
+    """The baseline has its artifacts: (m - s) L log(t / m) for masks, nats for moved tokens."""
     denoiser, x_0 = independent(Absorbing(3))
     gain = released().released_gain(denoiser, x_0.repeat(20, 1), (T, M, 0.0), 0)
     assert gain == pytest.approx(M * 6 * math.log(T / M), rel=0.05)
@@ -315,11 +315,11 @@ def test_released_objective_sees_clocks_and_moved_tokens():
 
 
 @each_kernel
-@pytest.mark.parametrize("parametrisation", [MeanDenoiser, ScoreDenoiser])
-def test_networks_of_any_parametrisation_have_a_finite_gain(kernel, parametrisation):
+@pytest.mark.parametrize("parametrization", [MeanDenoiser, ScoreDenoiser])
+def test_networks_of_any_parametrization_have_a_finite_gain(kernel, parametrization):
     """Ratios that belong to no posterior, as an untrained network gives, leave the gain usable."""
     torch.manual_seed(0)
-    denoiser = parametrisation(
+    denoiser = parametrization(
         MLP(kernel.num_states, length=6), ForwardProcess(kernel, LogLinear())
     )
     x_0 = torch.randint(3, (16, 6), generator=seeded())

@@ -34,7 +34,7 @@ from ddm.process import ForwardProcess
 from ddm.schedules import (
     JumpYourSteps,
     OptimalSteps,
-    Optimised,
+    Optimized,
     SamplingSchedule,
     ScheduleOptimizer,
 )
@@ -81,7 +81,7 @@ def trainer(tmp_path: Path, *callbacks: Callback, epochs: int = 2, **kwargs: obj
 
 
 class Spy(ScheduleOptimizer):
-    """An optimiser that remembers what it was called with."""
+    """An optimizer that remembers what it was called with."""
 
     def __init__(self):
         self.seen = []
@@ -100,7 +100,7 @@ class Spy(ScheduleOptimizer):
         self.free = free
         weights = torch.cat([p.flatten().clone() for p in denoiser.parameters()])
         self.seen.append((weights, denoiser.training, len(x_0), torch.is_grad_enabled()))
-        torch.rand(3)  # a careless optimiser or network may draw from the global state
+        torch.rand(3)  # a careless optimizer or network may draw from the global state
         settings = {"free": free, "generator": generator}
         return OptimalSteps(**SMALL)(denoiser, sampler, x_0, num_steps, **settings)
 
@@ -123,7 +123,7 @@ def test_training_is_not_disturbed(tmp_path, every, ema):
 
 
 def test_averaged_weights_are_measured(tmp_path):
-    """The optimiser sees the EMA weights, in eval mode and without gradients."""
+    """The optimizer sees the EMA weights, in eval mode and without gradients."""
     spy, ema = Spy(), EMAWeightAveraging(decay=0.5)
     callback = JYSScheduleCallback((2,), optimizer=spy, every_n_steps=4, num_samples=16)
     model = module()
@@ -234,7 +234,7 @@ def test_another_policy(tmp_path):
 
 
 def test_gradient_accumulation_updates_once_per_step(tmp_path):
-    """Micro batches of one optimiser step do not repeat an update, and step 0 has none."""
+    """Micro batches of one optimizer step do not repeat an update, and step 0 has none."""
     callback = JYSScheduleCallback((2,), optimizer=Spy(), num_samples=16, every_n_steps=1)
     trainer(tmp_path, callback, accumulate_grad_batches=2, epochs=1).fit(module(), data())
     assert [h["step"] for h in callback.history] == [1, 2]
@@ -247,8 +247,8 @@ def test_module_samples_with_the_schedules(tmp_path):
     )
     model = module()
     trainer(tmp_path, callback, epochs=1).fit(model, data(), data(16))
-    assert model.schedule(3) == callback.optimised.schedules[3]
-    assert model.schedule(5) == callback.optimised.table.schedule(5)
+    assert model.schedule(3) == callback.optimized.schedules[3]
+    assert model.schedule(5) == callback.optimized.table.schedule(5)
     assert JYSScheduleCallback((3,)).schedule(3) == SamplingSchedule.uniform(3)
 
 
@@ -276,7 +276,7 @@ def test_uniform_is_logged_beside(tmp_path):
 
 
 def test_jump_your_steps_as_optimizer(tmp_path):
-    """Any optimiser will do; one without a table is judged by a table all the same."""
+    """Any optimizer will do; one without a table is judged by a table all the same."""
     callback = JYSScheduleCallback((4,), optimizer=JumpYourSteps(), num_samples=16, every_n_steps=4)
     trainer(tmp_path, callback, epochs=1).fit(module(), data())
     assert set(callback.history[-1]["costs"]) == {"uniform", "cosine", "new"}
@@ -291,7 +291,7 @@ def test_judge(tmp_path):
         (2,), optimizer=JumpYourSteps(num_probes=2), judge=judge, num_samples=16, every_n_epochs=1
     )
     trainer(tmp_path, callback, epochs=1).fit(module(), data())
-    assert callback.optimised.table.gamma == 2.0
+    assert callback.optimized.table.gamma == 2.0
 
 
 def test_density_of_uniform_steps():
@@ -354,7 +354,7 @@ def test_smoothing_mixes_times(tmp_path):
 
         def __call__(self, denoiser, sampler, x_0, num_steps, **settings):
             table = OptimalSteps(**SMALL).table(denoiser, sampler, x_0, **settings)
-            return Optimised({2: SamplingSchedule(next(self.schedules))}, 0, table)
+            return Optimized({2: SamplingSchedule(next(self.schedules))}, 0, table)
 
     callback = JYSScheduleCallback(
         (2,), optimizer=Fixed(), num_samples=16, smoothing=0.25, every_n_epochs=1
@@ -521,7 +521,7 @@ def test_ranks_agree(tmp_path):
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = [Optimised.load(tmp_path / f"rank{r}.json") for r in range(2)]
+    found = [Optimized.load(tmp_path / f"rank{r}.json") for r in range(2)]
     assert found[0].schedules == found[1].schedules
     for name in ("excess", "standard_error", "retention"):
         assert (getattr(found[0].table, name) == getattr(found[1].table, name)).all()

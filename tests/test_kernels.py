@@ -329,7 +329,7 @@ def test_gaussian(settings):
 
 
 def test_gaussian_jump_law():
-    """Without scaling, jumps towards the centre have the rate exp(-((d - 1) / width)^2)."""
+    """Without scaling, jumps toward the center have the rate exp(-((d - 1) / width)^2)."""
     q = rate_matrix(Gaussian(6, width=2.0, prior_std=1.5, spectral_gap=None))
     for start, end in ((0, 1), (0, 3), (5, 4), (5, 2)):
         rate = math.exp(-(((abs(end - start) - 1) / 2.0) ** 2))
@@ -347,7 +347,7 @@ def test_tauldr_set_up():
 
 
 def test_dense_symmetry_is_found():
-    """Detailed balance is recognised, so that only the other chains pay for exponentials."""
+    """Detailed balance is recognized, so that only the other chains pay for exponentials."""
     assert DenseKernel(REVERSIBLE).reversible
     assert not DenseKernel(ONE_WAY).reversible
     close(DenseKernel(REVERSIBLE).prior(), torch.tensor([0.2, 0.3, 0.5]).double(), 1e-7)

@@ -233,7 +233,7 @@ def test_score_entropy_of_ratios(kernel, noise):
 
 @each_kernel
 def test_nelbo_rates(kernel):
-    """The NELBO integrand is the path divergence of the reverse rates given x_0 and modelled.
+    """The NELBO integrand is the path divergence of the reverse rates given x_0 and modeled.
 
     Both rates are taken from one-token laws by `expm`; `R1 log(R1 / R2) - R1 + R2` is summed.
     """

@@ -1,4 +1,4 @@
-"""The optimiser that joins Muon and AdamW."""
+"""The optimizer that joins Muon and AdamW."""
 
 import copy
 

@@ -13,7 +13,7 @@ from ddm.orders import Confidence, LeftToRight, Random, Spaced
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, EntropyBound, FirstHitting, KGillespie, Reveal
 from ddm.schedule import SamplingSchedule
-from ddm.schedules import OptimalCounts, Optimised
+from ddm.schedules import OptimalCounts, Optimized
 from ddm.schedules.optimal.optimal_counts import counts_grid
 from ddm.schedules.optimal.teacher import Teacher
 from ddm.schedules.setting import Setting
@@ -117,7 +117,7 @@ def test_a_schedule_says_its_order(tmp_path):
     sampler = Reveal(Spaced(jitter=0.0))
     found = OptimalCounts()(EXACT, sampler, data(40), 2, generator=seeded())
     found.save(tmp_path / "counts.json")
-    schedule = Optimised.load(tmp_path / "counts.json").schedules[2]
+    schedule = Optimized.load(tmp_path / "counts.json").schedules[2]
     assert schedule == found.schedules[2]
     Setting.of(PROCESS, sampler).check(schedule.info, "it was found for", "find another")
     for other in (Reveal(Random()), Reveal(Spaced((2, 2))), KGillespie()):

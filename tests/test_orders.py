@@ -155,7 +155,7 @@ def test_random_order_is_a_bound():
 
 
 @each_kernel
-def test_bound_of_factorised_samplers(kernel):
+def test_bound_of_factorized_samplers(kernel):
     """A step costs KL(q(x_s | x_t, x_0) || bridge), by enumeration; one step is -log posterior."""
     process, joint = ForwardProcess(kernel, LogLinear()), exact.random_joint(3, 2)
     denoiser, t, s = ExactDenoiser(process, joint), 0.7, 0.3

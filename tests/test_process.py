@@ -146,8 +146,8 @@ def test_leave_one_out_to_full(kernel, noise, t):
     """Leave-one-out posterior times likelihood is the full posterior; both by enumeration."""
     process, joint, x_t = problem(kernel, noise)
     one_out = exact.leave_one_out(process, joint, t)
-    unnormalised = one_out.log() + 3.0
-    full = process.full_posterior(unnormalised, x_t, at(t, len(x_t)))
+    unnormalized = one_out.log() + 3.0
+    full = process.full_posterior(unnormalized, x_t, at(t, len(x_t)))
     close(full.exp(), exact.posterior(process, joint, t))
 
 

@@ -15,7 +15,7 @@ from cases import (
     KERNELS,
     NOISES,
     SAMPLERS,
-    each_factorised,
+    each_factorized,
     each_kernel,
     each_legal_pair,
     each_noise,
@@ -111,7 +111,7 @@ def random_predictions(kernel, noise, t, form, num=2, batch=50):
 # Laws --------------------------------------------------------------------------------------------
 
 
-@each_factorised
+@each_factorized
 @each_kernel
 @each_noise
 def test_steps_are_stochastic(kernel, noise, sampler):
@@ -142,7 +142,7 @@ def test_law_of_any_network(kernel, sampler, form):
                 assert (law[0, :, kernel.vocab_size :] == 0).all()
 
 
-@each_factorised
+@each_factorized
 @each_kernel
 @each_noise
 def test_last_step_is_posterior(kernel, noise, sampler):
@@ -173,7 +173,7 @@ def test_analytic_is_exact_for_one_token(kernel, noise):
     assert exact.total_variation(law, joint) <= mismatch + 1e-9
 
 
-@each_factorised
+@each_factorized
 @each_kernel
 def test_order_of_convergence(kernel, sampler):
     """The error falls like (largest step)^order: log2(TV_16 / TV_32) is within 0.25 of `order`.
@@ -215,7 +215,7 @@ def test_corrector_keeps_the_law(kernel, noise):
     x = sequences(kernel.num_states, LENGTH)
     prediction = denoiser(x, at(s, len(x)))
     rate = prediction.reverse_rate() + denoiser.process.jump_rate_from(x, at(s, len(x)))
-    target = exact.neighbours(kernel.num_states, LENGTH).flatten(1)
+    target = exact.neighbors(kernel.num_states, LENGTH).flatten(1)
     generator = torch.zeros(len(x), len(x), dtype=torch.float64)
     generator.scatter_add_(1, target, rate.flatten(1))
     generator -= torch.diag(generator.sum(-1))
@@ -283,7 +283,7 @@ def test_tau_leaping_categorical_law():
 # Draws -------------------------------------------------------------------------------------------
 
 
-@each_factorised
+@each_factorized
 @each_kernel
 def test_draws_have_the_law(kernel, sampler, monkeypatch):
     """`step` draws from the law that its stages compose to, from every state (chi-square at 1e-6).
@@ -329,7 +329,7 @@ def test_sparse_draws_have_the_law(kernel, form, t, s, monkeypatch):
         assert_frequencies(counts, torch.where(law[b, i] < 1e-13, 0.0, law[b, i]))
 
 
-@each_factorised
+@each_factorized
 @each_kernel
 def test_samples_have_the_law(kernel, sampler):
     """Samples from the prior have the law that the steps compose to (chi-square at 1e-6)."""
@@ -516,7 +516,7 @@ def test_number_of_calls(kernel, sampler, num_steps):
 # Reuse of network calls --------------------------------------------------------------------------
 
 
-@each_factorised
+@each_factorized
 def test_reuse_changes_nothing(sampler):
     """Reusing the rows of a time-free model gives the same samples and evaluates fewer rows."""
     process = ForwardProcess(Absorbing(3), LogLinear())
@@ -833,10 +833,10 @@ def test_bad_times(sampler, times, message):
         (lambda: ThetaTrapezoidal(theta=1.0), "`theta` must lie strictly between 0 and 1, got 1.0"),
         (lambda: PredictorCorrector(num_corrections=0), "`num_corrections` must be at least 1"),
         (lambda: PredictorCorrector(step_size=0.0), "`step_size` must be positive, got 0.0"),
-        (lambda: PredictorCorrector(KGillespie()), "one factorised stage, got `KGillespie`"),
+        (lambda: PredictorCorrector(KGillespie()), "one factorized stage, got `KGillespie`"),
         (
             lambda: PredictorCorrector(ThetaTrapezoidal()),
-            "one factorised stage, got `ThetaTrapezoidal`",
+            "one factorized stage, got `ThetaTrapezoidal`",
         ),
     ],
 )
@@ -879,7 +879,7 @@ def largest_tensor(kernel_class, use):
 
 
 @pytest.mark.parametrize("kernel_class", [Absorbing, Uniform])
-@each_factorised
+@each_factorized
 def test_large_vocabulary_sampling(kernel_class, sampler):
     """With 50,257 tokens sampling needs no tensor larger than one law (B, L, K)."""
 

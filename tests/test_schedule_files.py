@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ddm.callbacks import JYSScheduleCallback
-from ddm.schedules import OptimalSteps, Optimised, SamplingSchedule
+from ddm.schedules import OptimalSteps, Optimized, SamplingSchedule
 from ddm.schedules.beside import save_beside, schedules_of
 from ddm.schedules.optimizer import schedules_beside
 from test_jys_callback import SMALL, data, module, trainer
@@ -30,14 +30,14 @@ def test_files_beside_checkpoints(tmp_path):
     checkpoints = sorted(tmp_path.glob("*.ckpt"))
     assert len(checkpoints) == 3
     for path in checkpoints:
-        found = Optimised.load(schedules_beside(path))
+        found = Optimized.load(schedules_beside(path))
         assert found.schedule(2).num_steps == 2
         assert found.schedule(7).num_steps == 7
         assert schedules_of(path).schedules == found.schedules
         schedules_beside(path).unlink()
         assert schedules_of(path).schedules == found.schedules
     last = schedules_of(tmp_path / "last.ckpt")
-    assert last.schedules == ours.optimised.schedules
+    assert last.schedules == ours.optimized.schedules
 
 
 def test_files_go_with_their_checkpoints(tmp_path):
@@ -63,7 +63,7 @@ def checkpoint(tmp_path_factory):
 def test_copied_checkpoints_keep_their_schedules(checkpoint, tmp_path):
     """A checkpoint that is saved by hand, copied or renamed alone has its schedules inside."""
     inside = torch.load(checkpoint, weights_only=True)["callbacks"].values()
-    (expected,) = (Optimised.from_dict(s["optimised"]) for s in inside if "optimised" in s)
+    (expected,) = (Optimized.from_dict(s["optimized"]) for s in inside if "optimized" in s)
     moved = tmp_path / "moved.ckpt"
     shutil.copy(checkpoint, moved)
     for path in (checkpoint, moved):
@@ -79,7 +79,7 @@ def test_schedules_of_other_weights_are_not_used(checkpoint, tmp_path):
     path = tmp_path / "a.ckpt"
     shutil.copy(checkpoint, path)
     inside = schedules_of(path).schedules
-    other = Optimised({2: SamplingSchedule((1.0, 0.9, 0.0))})
+    other = Optimized({2: SamplingSchedule((1.0, 0.9, 0.0))})
     save_beside(other, path, 4)
     assert schedules_of(path).schedules == other.schedules
     save_beside(other, path, 3)
@@ -113,7 +113,7 @@ def test_interrupted_runs_write_the_last_file(tmp_path):
     with pytest.raises(ValueError, match="stop"):
         run.fit(module(), data())
     (path,) = tmp_path.glob("*.ckpt")
-    assert Optimised.load(schedules_beside(path)).schedules == ours.optimised.schedules
+    assert Optimized.load(schedules_beside(path)).schedules == ours.optimized.schedules
 
 
 def test_unwritable_directory_is_a_warning(tmp_path, monkeypatch):

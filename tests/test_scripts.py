@@ -1,4 +1,4 @@
-"""The scripts around a trained checkpoint: optimise schedules, and the demo."""
+"""The scripts around a trained checkpoint: optimize schedules, and the demo."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ import pytest
 from ddm.commands.parsers import SCHEDULES
 from ddm.datamodules import CountDown
 from ddm.files import read_json, write_json
-from ddm.schedules import JumpYourSteps, OptimalSteps, Optimised
+from ddm.schedules import JumpYourSteps, OptimalSteps, Optimized
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -52,7 +52,7 @@ def test_optimize_schedule(checkpoint, tmp_path, capsys, method):
     arguments = ["--num-steps", "2", "4", "--num-samples=32", f"--out={tmp_path}"]
     found = main([str(checkpoint), *arguments, f"--method={method}"])
     file = tmp_path / f"{checkpoint.stem}.schedules.json"
-    assert Optimised.load(file).schedules == found.schedules
+    assert Optimized.load(file).schedules == found.schedules
     assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".png"}
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("uniform", "cosine", method, "over uniform"))
@@ -169,7 +169,7 @@ def test_sample_refuses_the_schedule_of_another_kernel(checkpoint, tmp_path, cap
 
 
 def test_evaluate_notices_other_schedules(checkpoint, tmp_path, capsys):
-    """Cells of schedules that have been optimised anew since are not mixed with new ones."""
+    """Cells of schedules that have been optimized anew since are not mixed with new ones."""
     import shutil
 
     from ddm.commands import optimize
@@ -229,7 +229,7 @@ def test_export_takes_schedules_along(checkpoint, tmp_path, capsys):
     shutil.copy(checkpoint, copy)
     found = optimize.main([str(copy), "--num-steps", "2", "--num-samples=32"])
     export.main([str(copy), str(out)])
-    assert Optimised.load(tmp_path / "b.schedules.json").schedules == found.schedules
+    assert Optimized.load(tmp_path / "b.schedules.json").schedules == found.schedules
     (tmp_path / "a.schedules.json").unlink()
     with pytest.raises(SystemExit):
         export.main([str(copy), str(out)])

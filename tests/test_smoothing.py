@@ -1,4 +1,4 @@
-"""Averages over neighbouring times: what they leave alone, and that they find better schedules."""
+"""Averages over neighboring times: what they leave alone, and that they find better schedules."""
 
 import numpy as np
 import pytest

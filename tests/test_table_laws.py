@@ -67,7 +67,7 @@ def test_optimum_without_weights():
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
 def test_optimum_with_weights(gamma):
-    """A general minimiser finds nothing better than the table; the table is as good, to 1e-3."""
+    """A general minimizer finds nothing better than the table; the table is as good, to 1e-3."""
     known = weighted(gamma)
     for n in (2, 5):
 
@@ -206,7 +206,7 @@ def test_negative_curvature_counts_as_none():
 
 
 class Known(OptimalSteps):
-    """An optimiser that is told the costs, `kappa` for every sequence."""
+    """An optimizer that is told the costs, `kappa` for every sequence."""
 
     def __init__(self, kappa, **arguments):
         super().__init__(**arguments)
@@ -222,7 +222,7 @@ class Known(OptimalSteps):
 
 
 def measured(kappa, **arguments):
-    """Return optimiser and table for known costs."""
+    """Return optimizer and table for known costs."""
     optimizer = Known(kappa, **arguments)
     denoiser = ExactDenoiser(
         ForwardProcess(Uniform(2), LogLinear()), torch.eye(2, dtype=torch.float64) / 2

@@ -33,7 +33,7 @@ from ddm.samplers import (
     ThetaTrapezoidal,
 )
 from ddm.schedules import (
-    Optimised,
+    Optimized,
     loss_curve_costs,
     measure_step_costs,
     shortest_paths,
@@ -352,8 +352,8 @@ def test_round_trip(table, tmp_path):
     SamplingSchedule.uniform(2).save(tmp_path / "schedule.json")
     with pytest.raises(ValueError, match="must hold a cost table"):
         CostTable.load(tmp_path / "schedule.json")
-    with pytest.raises(ValueError, match="must hold optimised schedules"):
-        Optimised.load(tmp_path / "schedule.json")
+    with pytest.raises(ValueError, match="must hold optimized schedules"):
+        Optimized.load(tmp_path / "schedule.json")
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def test_published_grid_of_a_markov_chain():
     num = 64
     loss = np.zeros(num)
     for i, k in itertools.product(range(num), range(num)):
-        for a, b in itertools.product(range(i + 1), range(num - i)):  # gaps to seen neighbours
+        for a, b in itertools.product(range(i + 1), range(num - i)):  # gaps to seen neighbors
             used = (a or i) + (b or num - 1 - i)
             rest, seen = num - 1 - used, k - (a > 0) - (b > 0)
             if not 0 <= seen <= rest:

@@ -71,8 +71,8 @@ def test_trajectory_errors():
         Trajectory(1).thin()
 
 
-def test_masks_are_no_colour_of_tokens():
-    """In the heat map every token has a colour of its own, and the mask another one: grey."""
+def test_masks_are_no_color_of_tokens():
+    """In the heat map every token has a color of its own, and the mask another one: gray."""
     states = torch.arange(5).expand(3, 2, -1)
     figure = trajectory_figure(TIMES, states, vocab_size=4)
     panels = [axes for axes in figure.axes if axes.get_ylabel() != "token"]
@@ -80,9 +80,9 @@ def test_masks_are_no_colour_of_tokens():
         *("t = 1.00", "t = 0.75", "t = 0.00"),
     ]
     image = panels[0].images[0]
-    colours = image.to_rgba(image.get_array())[0, :, :3]
-    assert len(np.unique(colours, axis=0)) == 5
-    assert np.allclose(colours[4], 0.8)
+    colors = image.to_rgba(image.get_array())[0, :, :3]
+    assert len(np.unique(colors, axis=0)) == 5
+    assert np.allclose(colors[4], 0.8)
 
 
 def test_text_shows_the_mask_sign(tmp_path):
@@ -106,12 +106,12 @@ def test_text_pictures_cut_lines_and_show_dollars():
     assert not shown.get_parse_math()
 
 
-@pytest.mark.parametrize("colours", [1, 3])
-def test_strips_are_the_images(colours, tmp_path):
+@pytest.mark.parametrize("colors", [1, 3])
+def test_strips_are_the_images(colors, tmp_path):
     """Every cell of a strip is the image itself, pixel by pixel, with masks in magenta."""
     from PIL import Image
 
-    size = (2, 3) if colours == 1 else (2, 3, 3)
+    size = (2, 3) if colors == 1 else (2, 3, 3)
     for k in range(5):
         Image.fromarray(np.full(size, 50 * k, np.uint8)).save(tmp_path / f"{k}.png")
     data = Images(str(tmp_path), batch_size=1, val_fraction=0.2)
@@ -130,14 +130,14 @@ def test_strips_are_the_images(colours, tmp_path):
         for sample in range(2):
             cell = picture[3 * sample :, 4 * t :][:2, :3]
             image = data.to_images(states[t, sample][None])[0].expand(3, -1, -1)
-            masked = (states[t, sample].view(colours, 2, 3) == 256).any(0)
+            masked = (states[t, sample].view(colors, 2, 3) == 256).any(0)
             for y, x in np.ndindex(2, 3):
                 expected = [200, 0, 200] if masked[y, x] else image[:, y, x].tolist()
                 assert cell[y, x].tolist() == expected
 
 
 def test_pianorolls_of_states():
-    """Pitches have the colour of their voice, rests are white, and masks shade their sixteenth."""
+    """Pitches have the color of their voice, rests are white, and masks shade their sixteenth."""
     rest, mask = 128, 129
     states = torch.tensor([[[mask, mask, mask, rest]], [[60, 50, rest, rest]], [[60, 50, 127, 0]]])
     figure = pianoroll_trajectory_figure(TIMES[:, :1], states, voices=2, prompt_length=1)

@@ -106,7 +106,7 @@ class Backbone(nn.Module, ABC):
             t: Times in [0, 1], shape (B,); not read if `time_free`.
 
         Returns:
-            Unnormalised log-probabilities in nats, shape (B, L, K), float32 also under autocast.
+            Unnormalized log-probabilities in nats, shape (B, L, K), float32 also under autocast.
 
         Raises:
             ValueError: If the shapes of `x_t` and `t` disagree, or L is not the length of the

@@ -31,7 +31,7 @@ class Head(nn.Module, ABC):
             num_states: Number K of states.
 
         Returns:
-            Unnormalised log-probabilities in nats, shape (B, L, K).
+            Unnormalized log-probabilities in nats, shape (B, L, K).
         """
 
 
@@ -50,7 +50,7 @@ class CategoricalHead(Head):
 
 
 class LogisticHead(Head):
-    r"""Discretised logistic law, truncated to the range of the levels: for ordinal tokens.
+    r"""Discretized logistic law, truncated to the range of the levels: for ordinal tokens.
 
     State j is the bin :math:`[e_j, e_{j+1}]` of [-1, 1], with :math:`e_j = 2 j / K - 1`. With the
     logistic function :math:`\phi`, a mean :math:`\mu` and a scale s,
@@ -63,7 +63,7 @@ class LogisticHead(Head):
     are equally likely within 2 %.
 
     A mask state, the last one, is the bin after the brightest level. It need not be declared: a
-    truncated law that is restricted to the first V bins and renormalised, as a mean-predicting
+    truncated law that is restricted to the first V bins and renormalized, as a mean-predicting
     denoiser does, is the truncated law on these V levels.
 
     The law has one mode and no logit of its own for any state; it is meant for predictions of x_0,
@@ -84,7 +84,7 @@ class LogisticHead(Head):
     def forward(
         self, outputs: Float[Tensor, "B L P"], x_t: Int[Tensor, "B L"], num_states: int
     ) -> Float[Tensor, "B L K"]:
-        """Normalised log-probabilities in nats, shape (B, L, K), float32 also under autocast."""
+        """Normalized log-probabilities in nats, shape (B, L, K), float32 also under autocast."""
         shift, log_scale = outputs.float().unbind(dim=-1)
         mean = (2 * x_t.float() + 1) / num_states - 1 + shift
         # Below a twentieth of a level the law is one level; a smaller scale would only amplify

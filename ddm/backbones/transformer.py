@@ -120,7 +120,7 @@ class _Block(nn.Module):
         return h + gate_n * self.dropout(self.network(self.norm(h) * (1 + scale_n) + shift_n))
 
 
-class _NeighbourEmbedding(nn.Module):
+class _NeighborEmbedding(nn.Module):
     """Sum of learned vectors for the token at a position and those up to `reach` steps away.
 
     Every distance has a table of its own, so the sum is a linear view of the tokens around.
@@ -145,7 +145,7 @@ class _NeighbourEmbedding(nn.Module):
 class Transformer(Backbone):
     r"""Bidirectional transformer with rotary positions, for sequences of any length.
 
-    Every block modulates its normalised input and gates its output,
+    Every block modulates its normalized input and gates its output,
 
     .. math:: h \gets h + g(t) \cdot f \big( (1 + a(t)) \cdot \mathrm{norm}(h) + b(t) \big) ,
 
@@ -164,9 +164,9 @@ class Transformer(Backbone):
         num_heads: Number of attention heads, at least 1.
         time_conditioning: Whether the output depends on t; if not, no parameter is spent on it.
         dropout: Fraction of the output of each layer that is dropped in training, in [0, 1).
-        reach: Number of neighbours on each side whose embeddings are added to that of a token. What
+        reach: Number of neighbors on each side whose embeddings are added to that of a token. What
             stands next to what is then known from the first training step on, which characters
-            gain much from. Each neighbour takes another K * dim parameters.
+            gain much from. Each neighbor takes another K * dim parameters.
 
     Raises:
         ValueError: If an argument is outside of its domain.
@@ -203,7 +203,7 @@ class Transformer(Backbone):
         )
         self.head_dim = dim // num_heads
         self.embedding = (
-            _NeighbourEmbedding(num_states, dim, reach) if reach else nn.Embedding(num_states, dim)
+            _NeighborEmbedding(num_states, dim, reach) if reach else nn.Embedding(num_states, dim)
         )
         # Small, so that the first updates of the gates already matter beside the embedding.
         for table in self.embedding.parameters():

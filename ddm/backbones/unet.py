@@ -205,7 +205,7 @@ def _make_body(
 def _require_channels(channels: int) -> None:
     if channels % 4:
         raise ValueError(
-            f"`channels` must be a multiple of 4, for group normalisation, got {channels}; "
+            f"`channels` must be a multiple of 4, for group normalization, got {channels}; "
             f"take e.g. channels={4 * (channels // 4 + 1)}."
         )
 
@@ -223,7 +223,7 @@ def _level_heights(shape: tuple[int, int, int], multipliers: Sequence[int]) -> l
     """Height of every level, finest first; raises if the images are too small for all levels."""
     if len(shape) != 3:
         raise ValueError(
-            f"`shape` must be (channels, height, width), got {shape}; grey images have 1 channel."
+            f"`shape` must be (channels, height, width), got {shape}; gray images have 1 channel."
         )
     _require_positive("shape", shape)
     _require_positive("multipliers", multipliers)
@@ -320,10 +320,10 @@ class UNet(Backbone):
         self, x_t: Int[Tensor, "B L"], condition: Float[Tensor, "B D"] | None
     ) -> Float[Tensor, "B L K"]:
         """Logits for tokens `x_t` (B, L), given the embedding of t (B, D) or None if time-free."""
-        colours, height, width = self.shape
-        h = self.embedding(x_t).view(-1, colours, height * width, TOKEN_DIM)
-        h = self.stem(h.transpose(-1, -2).reshape(-1, colours * TOKEN_DIM, height, width))
+        colors, height, width = self.shape
+        h = self.embedding(x_t).view(-1, colors, height * width, TOKEN_DIM)
+        h = self.stem(h.transpose(-1, -2).reshape(-1, colors * TOKEN_DIM, height, width))
         h = self.out(self.body(h, condition))
-        # Channels of h are (colour, output), the tokens of the head (colour, height, width).
-        outputs = h.reshape(len(x_t), colours, -1, height * width).transpose(-1, -2)
+        # Channels of h are (color, output), the tokens of the head (color, height, width).
+        outputs = h.reshape(len(x_t), colors, -1, height * width).transpose(-1, -2)
         return self.head(outputs.flatten(1, 2), x_t, self.num_states)

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ddm.schedules import Optimised, SamplingSchedule
+from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.optimizer import schedules_beside
 
 
@@ -20,7 +20,7 @@ def closing_lines(trainer: Trainer) -> list[str]:
     lines, beside = [""], schedules_beside(checkpoint)
     steps = 32
     if beside.is_file():
-        found = Optimised.load(beside)
+        found = Optimized.load(beside)
         lines += cost_lines(found)
         steps = min(found.schedules, default=steps)
         lines += [f"schedules    {beside}"]
@@ -43,7 +43,7 @@ def last_checkpoint(trainer: Trainer) -> Path | None:
     return None
 
 
-def cost_lines(found: Optimised) -> list[str]:
+def cost_lines(found: Optimized) -> list[str]:
     """Return a table of what the schedules cost, and of the gain that held-out sequences prove."""
     if found.table is None:
         return []

@@ -19,7 +19,7 @@ from ddm.schedules import (
     CostTable,
     JumpYourSteps,
     OptimalSteps,
-    Optimised,
+    Optimized,
     SamplingSchedule,
     choose,
 )
@@ -78,7 +78,7 @@ def keep(
 
 
 @command
-def main(args: list[str]) -> Optimised:
+def main(args: list[str]) -> Optimized:
     """Run the command line; return what was found."""
     options = parsers.optimize().parse_args(args)
     # All that can be wrong, before the first network call.
@@ -102,8 +102,8 @@ def main(args: list[str]) -> Optimised:
         result = jys(*setting, free=free, generator=generator, progress=True)
         methods["jys"], num_calls = result.schedules, num_calls + result.num_calls
     kept = keep(table, methods, options.method, options.num_steps)
-    optimised = Optimised(kept, num_calls, table)
-    save_beside(optimised, out.parent / options.checkpoint.name, step_of(options.checkpoint))
+    optimized = Optimized(kept, num_calls, table)
+    save_beside(optimized, out.parent / options.checkpoint.name, step_of(options.checkpoint))
     shown = {f"N = {n}": schedule for n, schedule in kept.items()}
     figures = {
         "costs": plot_costs(table, sorted({2, *options.num_steps})),
@@ -114,4 +114,4 @@ def main(args: list[str]) -> Optimised:
     print(f"{num_calls} network calls on {len(x_0)} sequences, {table.seconds:.1f} s")
     print("written:", out, *paths)
     print(f"next: ddm sample {options.checkpoint} --num-steps {options.num_steps[0]}")
-    return optimised
+    return optimized

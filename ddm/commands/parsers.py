@@ -57,7 +57,7 @@ def sample() -> Parser:
     )
     add(
         "--schedule",
-        help="'uniform', 'cosine' or a JSON file (default: the optimised schedule beside the "
+        help="'uniform', 'cosine' or a JSON file (default: the optimized schedule beside the "
         "checkpoint if there is one, else uniform)",
     )
     given = parser.add_mutually_exclusive_group().add_argument
@@ -150,7 +150,7 @@ def export() -> Parser:
     """Shrink a checkpoint to what sampling needs: `ddm export CHECKPOINT OUT`.
 
     Keeps the averaged weights, in float16, the settings of model and data, and the schedules beside
-    the checkpoint; leaves out the state of the optimiser, the loops and the callbacks. Every
+    the checkpoint; leaves out the state of the optimizer, the loops and the callbacks. Every
     command reads the result like any checkpoint, but training cannot go on from it.
     """
     parser = Parser("export", export.__doc__)

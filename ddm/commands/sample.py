@@ -23,7 +23,7 @@ from ddm.files import read_json, replacing
 from ddm.module import DiscreteDiffusion
 from ddm.pictures import save_figure, trajectory_figure
 from ddm.samplers import Trajectory
-from ddm.schedules import Optimised, SamplingSchedule
+from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.beside import schedules_of
 from ddm.schedules.setting import Setting
 
@@ -60,11 +60,11 @@ def load_schedule(
     if "times" in read_json(path):
         found: SamplingSchedule | None = SamplingSchedule.load(path)
     else:
-        found = Optimised.load(path).schedule(steps)
+        found = Optimized.load(path).schedule(steps)
     if found is None or num_steps not in (None, found.num_steps):
         raise ValueError(
             f"`num_steps` must be one that '{path}' has a schedule for, got {num_steps}; leave it "
-            "out, or optimise a schedule with that many steps."
+            "out, or optimize a schedule with that many steps."
         )
     return found
 
@@ -145,7 +145,7 @@ def main(args: list[str]) -> list[Path]:
     module = load_model(options.checkpoint, trust=trust)
     data = load_data(options.checkpoint, trust=trust)
     setting = Setting.of(module.process, module.sampler)
-    setting.check(schedule.info, "the schedule was found for", "optimise it again")
+    setting.check(schedule.info, "the schedule was found for", "optimize it again")
     around = tuple(options.infill) if options.infill else None
     if options.prompt is not None:
         around = options.prompt, ""

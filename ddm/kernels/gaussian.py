@@ -1,4 +1,4 @@
-"""The discretised Gaussian kernel for ordinal data."""
+"""The discretized Gaussian kernel for ordinal data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ddm.kernels.dense import DenseKernel
 
 
 class Gaussian(DenseKernel):
-    r"""Discretised Gaussian diffusion on ordinal tokens: jumps prefer near values.
+    r"""Discretized Gaussian diffusion on ordinal tokens: jumps prefer near values.
 
     `Q[i, j] = g(|i - j|) min(1, pi_j / pi_i)` with `g(d) = exp(-(d - 1)^2 / width^2)` and the
     stationary law `pi_i ~ exp(-(i - (V - 1) / 2)^2 / (2 prior_std^2))`, which is also the prior.
-    Jumps towards the centre have the full rate g, the way back follows from detailed balance.
+    Jumps toward the center have the full rate g, the way back follows from detailed balance.
     tauLDR's CIFAR-10 set-up is `Gaussian(256, width=6, prior_std=512, spectral_gap=None)` with the
     noise `Exponential(scale=3, growth=100)`.
 
@@ -29,7 +29,7 @@ class Gaussian(DenseKernel):
             at least 1.
         prior_std: Standard deviation of the stationary law; by default 2 V, nearly uniform.
         spectral_gap: Scale the rates so that the slowest mode decays like exp(-spectral_gap sigma);
-            1 makes `sigma` mean the same as for the uniform kernel. None keeps nearest-neighbour
+            1 makes `sigma` mean the same as for the uniform kernel. None keeps nearest-neighbor
             jumps at rate 1, as tauLDR does.
     """
 

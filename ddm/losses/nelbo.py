@@ -88,7 +88,7 @@ class Hybrid(Loss):
 
 
 def _score_entropy(prediction: Prediction, x_0: Tensor) -> Float[Tensor, "B L"]:
-    """Return the path divergence per unit of time between true and modelled ratios."""
+    """Return the path divergence per unit of time between true and modeled ratios."""
     process, x_t, t = prediction.process, prediction.x_t, prediction.t
     log_ratio = prediction.log_ratio()
     true = process.ratio_of_tokens(x_0, x_t, t).to(log_ratio.dtype)

@@ -32,9 +32,9 @@ class PCA(nn.Module):
         self.scale = scale
         data = data.double() * scale
         mean = data.mean(dim=0)
-        centred = data - mean
+        centered = data - mean
         # Eigenvalues come in ascending order.
-        _, vectors = torch.linalg.eigh(centred.T @ centred)
+        _, vectors = torch.linalg.eigh(centered.T @ centered)
         self.register_buffer("mean", mean)
         self.register_buffer("directions", vectors[:, -self.num_features :])
 
@@ -73,7 +73,7 @@ class FrechetDistance(Metric):
     count: Tensor
     total: Tensor
     outer: Tensor
-    centre: Tensor
+    center: Tensor
     reference_covariance: Tensor
 
     def __init__(self, reference: Num[Tensor, "N L"], features: nn.Module) -> None:
@@ -88,9 +88,9 @@ class FrechetDistance(Metric):
         with torch.no_grad():
             pieces = [features(piece).double() for piece in reference.split(1024)]
         data = torch.cat(pieces)
-        self.register_buffer("centre", data.mean(dim=0))
+        self.register_buffer("center", data.mean(dim=0))
         self.register_buffer("reference_covariance", data.T.cov().reshape(2 * [data.shape[1]]))
-        zeros = torch.zeros_like(self.centre)
+        zeros = torch.zeros_like(self.center)
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("total", default=zeros, dist_reduce_fx="sum")
         self.add_state("outer", default=torch.outer(zeros, zeros), dist_reduce_fx="sum")
@@ -103,7 +103,7 @@ class FrechetDistance(Metric):
         """
         # Counted from the mean of the data: taking the squared mean off then cancels little.
         with torch.no_grad():
-            features = self.features(tokens).double() - self.centre
+            features = self.features(tokens).double() - self.center
         self.count += len(features)
         self.total += features.sum(dim=0)
         self.outer += features.T @ features

@@ -46,6 +46,6 @@ class Inception(nn.Module):
             ) from error
 
     def forward(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
-        """Return the features of images in 0..255, grey or RGB, which are enlarged to 299 x 299."""
+        """Return the features of images in 0..255, gray or RGB, which are enlarged to 299 x 299."""
         # Few at a time: an enlarged image takes some 10 MB on its way.
         return torch.cat([self.network(piece.expand(-1, 3, -1, -1)) for piece in images.split(64)])

@@ -15,7 +15,7 @@ from ddm.samplers.sampler import Sampler
 class Euler(Sampler):
     r"""Euler steps: jump to v with probability (t - s) R_t(x_t -> v).
 
-    If the probabilities of all jumps of a token sum to more than 1 they are normalised. With the
+    If the probabilities of all jumps of a token sum to more than 1 they are normalized. With the
     absorbing kernel and log-linear noise it is equal to `Analytic`.
 
     References:

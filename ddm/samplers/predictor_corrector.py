@@ -28,7 +28,7 @@ class PredictorCorrector(Sampler):
         https://arxiv.org/abs/2205.14987, section 4.4, proposition 4.
 
     Args:
-        predictor: Any factorised sampler with one stage per step.
+        predictor: Any factorized sampler with one stage per step.
         num_corrections: Corrector steps after every step but the last; one network call each.
         step_size: Duration of a corrector step relative to the step it follows.
 
@@ -51,7 +51,7 @@ class PredictorCorrector(Sampler):
         t = torch.ones(1, dtype=torch.float64)
         if isinstance(predictor, RevealSampler) or len(self.predictor.stages(t, t / 2)) > 1:
             raise ValueError(
-                "`predictor` must be a sampler whose step is one factorised stage, got "
+                "`predictor` must be a sampler whose step is one factorized stage, got "
                 f"`{type(predictor).__name__}`; use `Analytic`."
             )
         self.num_corrections = num_corrections

@@ -53,7 +53,7 @@ class Samples:
 
 
 class Sampler(ABC):
-    """A rule that carries x_t to x_s; factorised over positions given what the network said.
+    """A rule that carries x_t to x_s; factorized over positions given what the network said.
 
     A subclass states `law`, the exact law that one stage of a step draws from, so that tests can
     compose it into exact transition matrices. The step to s = 0 always draws from the

@@ -12,7 +12,7 @@ from ddm.schedules.optimal.optimal_counts import OptimalCounts
 from ddm.schedules.optimal.optimal_steps import OptimalSteps
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.optimal.step_cost import StepCosts, loss_curve_costs, measure_step_costs
-from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
+from ddm.schedules.optimizer import Optimized, ScheduleOptimizer
 
 __all__ = [
     "KLUB",
@@ -25,7 +25,7 @@ __all__ = [
     "JumpYourSteps",
     "OptimalCounts",
     "OptimalSteps",
-    "Optimised",
+    "Optimized",
     "PathCoupling",
     "Peak",
     "RevealKLUB",

@@ -11,23 +11,23 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ddm.files import read_json, write_json
-from ddm.schedules.optimizer import Optimised, schedules_beside
+from ddm.schedules.optimizer import Optimized, schedules_beside
 
 
-def save_beside(optimised: Optimised, checkpoint: str | Path, global_step: int) -> Path:
+def save_beside(optimized: Optimized, checkpoint: str | Path, global_step: int) -> Path:
     """Write the schedules of a checkpoint beside it, stamped with its step; return the path.
 
     Args:
-        optimised: The schedules.
+        optimized: The schedules.
         checkpoint: Path of the checkpoint.
         global_step: Its number of optimizer steps.
     """
     path = schedules_beside(checkpoint)
-    write_json(path, optimised.to_dict() | {"global_step": global_step})
+    write_json(path, optimized.to_dict() | {"global_step": global_step})
     return path
 
 
-def schedules_of(checkpoint: str | Path) -> Optimised | None:
+def schedules_of(checkpoint: str | Path) -> Optimized | None:
     """Return the schedules of a checkpoint, None if it has none.
 
     A JSON file beside the checkpoint counts if it carries the checkpoint's step: it is then what
@@ -47,7 +47,7 @@ def schedules_of(checkpoint: str | Path) -> Optimised | None:
     beside = read_json(path)
     stamp = beside.get("global_step")
     if stamp == step or (stamp is None and inside is None):
-        return Optimised.from_dict(beside, str(path))
+        return Optimized.from_dict(beside, str(path))
     if stamp is not None:
         rank_zero_warn(
             f"`{path}` was written at step {stamp} and the checkpoint at step {step}: "
@@ -78,17 +78,24 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
-def _inside(content: Mapping[str, Any], name: str) -> Optimised | None:
+def _inside(content: Mapping[str, Any], name: str) -> Optimized | None:
     """Return the schedules inside of a checkpoint, those of all its callbacks."""
     states = content.get("callbacks", {}).values()
-    found = [Optimised.from_dict(s["optimised"], name) for s in states if _has_schedules(s)]
+    kept = [content for state in states if (content := content_of(state)) is not None]
+    found = [Optimized.from_dict(content, name) for content in kept if content.get("schedules")]
     if not found:
         return None
     schedules = {n: schedule for one in found for n, schedule in one.schedules.items()}
     table = next((one.table for one in found if one.table is not None), None)
-    return Optimised(schedules, sum(one.num_calls for one in found), table)
+    return Optimized(schedules, sum(one.num_calls for one in found), table)
 
 
-def _has_schedules(state: Any) -> bool:  # noqa: ANN401
-    optimised = state.get("optimised") if isinstance(state, Mapping) else None
-    return isinstance(optimised, Mapping) and bool(optimised.get("schedules"))
+def content_of(state: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
+    """Return the schedules in the state of a callback, if it has any.
+
+    Their key was spelled `optimized` before version 0.2, as in the checkpoints that are shipped.
+    """
+    if not isinstance(state, Mapping):
+        return None
+    content = state.get("optimized", state.get("optimized"))
+    return content if isinstance(content, Mapping) else None

@@ -21,13 +21,13 @@ from ddm.schedules.optimal.cost_table import CostTable
 
 
 @dataclass(frozen=True)
-class Optimised:
-    """What an optimiser found, or what is left of it in a file.
+class Optimized:
+    """What an optimizer found, or what is left of it in a file.
 
     Attributes:
         schedules: One schedule for every number of steps asked for.
-        num_calls: Network calls spent, on batches of at most the optimiser's batch size.
-        table: The cost table, from optimisers that measure one: schedules for every other N.
+        num_calls: Network calls spent, on batches of at most the optimizer's batch size.
+        table: The cost table, from optimizers that measure one: schedules for every other N.
     """
 
     schedules: dict[int, SamplingSchedule]
@@ -49,7 +49,7 @@ class Optimised:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], path: str = "content") -> Optimised:
+    def from_dict(cls, content: Mapping[str, Any], path: str = "content") -> Optimized:
         """Rebuild what `to_dict` returned.
 
         Raises:
@@ -65,8 +65,8 @@ class Optimised:
                 raise TypeError(f"`table` is {table!r}")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"`{path}` must hold optimised schedules, but {error!r}; write it with "
-                "`Optimised.save`."
+                f"`{path}` must hold optimized schedules, but {error!r}; write it with "
+                "`Optimized.save`."
             ) from error
         return cls(schedules, num_calls, None if table is None else CostTable.from_dict(table))
 
@@ -75,7 +75,7 @@ class Optimised:
         write_json(path, self.to_dict())
 
     @classmethod
-    def load(cls, path: str | Path) -> Optimised:
+    def load(cls, path: str | Path) -> Optimized:
         """Read a file written by `save`.
 
         Raises:
@@ -98,7 +98,7 @@ class ScheduleOptimizer(ABC):
         free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
-    ) -> Optimised:
+    ) -> Optimized:
         """Find a schedule for every number of steps.
 
         Args:

@@ -1,4 +1,4 @@
-"""Jump Your Steps with the behaviour of its released code, as a baseline.
+"""Jump Your Steps with the behavior of its released code, as a baseline.
 
 The defects are reproduced on purpose and are numbered; `ddm.schedules.JumpYourSteps` has none of
 them.

@@ -17,7 +17,7 @@ from ddm import SamplingSchedule
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules import SequenceDataModule
 from ddm.evaluation import interval, measure
-from ddm.schedules import Optimised
+from ddm.schedules import Optimized
 from ddm.schedules.optimizer import schedules_beside
 
 from _report import ROOT, finish, parse, resume, show
@@ -38,7 +38,7 @@ def run(model: str, num_samples: int, seeds: int) -> dict[str, dict[str, tuple[f
     """Return mean and half of the 95 % interval, by schedule and N."""
     checkpoint = ROOT / "checkpoints" / f"{model}.ckpt"
     module, data = load_model(checkpoint), load_data(checkpoint)
-    table = Optimised.load(schedules_beside(checkpoint)).table
+    table = Optimized.load(schedules_beside(checkpoint)).table
     assert isinstance(data, SequenceDataModule)
     assert table is not None
     data.prepare_data()

@@ -12,13 +12,13 @@ from ddm.kernels import Uniform
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic
-from ddm.schedules import OptimalSteps, Optimised
+from ddm.schedules import OptimalSteps, Optimized
 
 WRONG = (None, "x", True, [], {}, -1, 2.5e300, "1", [None], [[0.5]], {"a": 1}, -0.5, 10**400)
 
 
 @pytest.fixture(scope="module")
-def optimised() -> Optimised:
+def optimized() -> Optimized:
     """Return schedules with their table."""
     process = ForwardProcess(Uniform(3), LogLinear())
     joint = torch.tensor([[0.3, 0.1, 0.0], [0.0, 0.2, 0.1], [0.1, 0.0, 0.2]], dtype=torch.float64)
@@ -35,11 +35,11 @@ def spots(content: object, path: tuple = ()) -> list[tuple]:
     return [path] * bool(path) + [spot for k, v in inner for spot in spots(v, (*path, k))]
 
 
-def test_bytes_of_files(optimised: Optimised, tmp_path) -> None:
+def test_bytes_of_files(optimized: Optimized, tmp_path) -> None:
     """A file with one other byte, or without its end, is not read: the checksum tells."""
     draw, path = random.Random("bytes"), tmp_path / "table.json"
-    write_json(path, optimised.to_dict())
-    whole, content = path.read_bytes(), json.loads(json.dumps(optimised.to_dict()))
+    write_json(path, optimized.to_dict())
+    whole, content = path.read_bytes(), json.loads(json.dumps(optimized.to_dict()))
     for _ in range(150):
         place = draw.randrange(len(whole))
         other = draw.choice([b for b in range(256) if b != whole[place]])
@@ -56,10 +56,10 @@ def test_bytes_of_files(optimised: Optimised, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda value: str(value)[:9])
-def test_values_of_files(optimised: Optimised, tmp_path, wrong: object) -> None:
+def test_values_of_files(optimized: Optimized, tmp_path, wrong: object) -> None:
     """A wrong type or size anywhere in times, errors and costs is refused, never a traceback."""
     draw, path = random.Random(str(wrong)), tmp_path / "table.json"
-    whole = json.loads(json.dumps(optimised.to_dict()))
+    whole = json.loads(json.dumps(optimized.to_dict()))
     for *folders, last in draw.choices(spots(whole), k=15):
         content = json.loads(json.dumps(whole))
         inner = content
@@ -68,7 +68,7 @@ def test_values_of_files(optimised: Optimised, tmp_path, wrong: object) -> None:
         inner[last] = wrong
         path.write_text(json.dumps(content))
         try:
-            Optimised.load(path)
+            Optimized.load(path)
         except ValueError as error:
             shown = str(error)
             assert "`" in shown

@@ -35,7 +35,7 @@ def golden_section(
     margin: float = 1e-3,
     spacing: float = 0.0,
 ) -> Peak:
-    r"""Maximise a unimodal function on (lower, upper), one evaluation per probe.
+    r"""Maximize a unimodal function on (lower, upper), one evaluation per probe.
 
     A bracket `a < x < b` holds the best point x so far. The next probe goes into the longer side
     and shrinks the bracket by the factor 0.618, whether it is better than x or not. The ends are
@@ -47,7 +47,7 @@ def golden_section(
         https://doi.org/10.1090/S0002-9939-1953-0055639-3.
 
     Args:
-        objective: The function to maximise.
+        objective: The function to maximize.
         lower: Lower end of the bracket.
         upper: Upper end of the bracket.
         num_probes: Largest number of evaluations, at least 1.

@@ -19,7 +19,7 @@ from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.jys.golden_section import golden_section
 from ddm.schedules.jys.hierarchy import Hierarchy, Split, num_searches
 from ddm.schedules.jys.klub import KLUB, Departure, RevealKLUB, TokenKLUB
-from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
+from ddm.schedules.optimizer import Optimized, ScheduleOptimizer
 from ddm.schedules.setting import Setting
 
 
@@ -72,7 +72,7 @@ class JumpYourSteps(ScheduleOptimizer):
         free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
-    ) -> Optimised:
+    ) -> Optimized:
         """Find the schedules; see `ScheduleOptimizer`.
 
         Raises:
@@ -116,7 +116,7 @@ class JumpYourSteps(ScheduleOptimizer):
                 times = objective.times(process, list(found.points))
                 info = {"klub": list(found.gains), "num_calls": num_calls, **facts}
                 schedules[n] = SamplingSchedule(tuple(times), "jump-your-steps", info)
-        return Optimised(schedules, num_calls)
+        return Optimized(schedules, num_calls)
 
 
 class _Gain:

@@ -198,7 +198,7 @@ class TokenKLUB(KLUB):
         `E sum_i KL( p(x_s^i | x_m; network at m) || p(x_s^i | x_m; network at t) )`.
 
     No rates, hence no clock, and no approximation in time. For the absorbing kernel it is the share
-    of the masks that is revealed times the divergence of the normalised token laws,
+    of the masks that is revealed times the divergence of the normalized token laws,
     `(1 - a_s / a_m) sum_{i masked} KL( p(x_0^i | x_m) || p(x_0^i | x_t) )`, with a the share of
     masked tokens. `KLUB` is the same there for noise whose a is linear in t. For kernels under
     which tokens move more than once, `KLUB` has given the better schedules.

@@ -31,8 +31,8 @@ class CostTable:
 
     The cost of a schedule is `J = sum_k w(t_{k+1}) E(t_k -> t_{k+1})`: excess nats per sequence,
     each weighted by how much of an error made at that time survives to t = 0. `schedule(N)`
-    minimises it by a shortest path through the table, then lets the times leave the grid.
-    The root of the excess is nearly linear in both times: it is averaged over neighbouring times,
+    minimizes it by a shortest path through the table, then lets the times leave the grid.
+    The root of the excess is nearly linear in both times: it is averaged over neighboring times,
     which removes noise that a shortest path would exploit, and interpolated between them. For N
     beyond the grid, times follow the density `sqrt(w kappa)`, where `E ~ kappa h^2` for short
     steps, and the cost is `(int sqrt(w kappa))^2 / N`.

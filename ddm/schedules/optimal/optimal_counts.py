@@ -16,7 +16,7 @@ from ddm.samplers import CallCounter, KGillespie, Reveal, Sampler
 from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.optimal.teacher import Teacher
-from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
+from ddm.schedules.optimizer import Optimized, ScheduleOptimizer
 from ddm.schedules.setting import Setting
 
 
@@ -66,7 +66,7 @@ class OptimalCounts(ScheduleOptimizer):
         free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
-    ) -> Optimised:
+    ) -> Optimized:
         """Find the schedules; see `ScheduleOptimizer`.
 
         Raises:
@@ -106,7 +106,7 @@ class OptimalCounts(ScheduleOptimizer):
             for name, share in shares.items():
                 candidates[name] = SamplingSchedule(search.times(share), name)
             schedules[n] = judge.best(candidates, Setting.of(denoiser.process, sampler))
-        return Optimised(schedules, counter.num_calls)
+        return Optimized(schedules, counter.num_calls)
 
 
 def as_reveal(sampler: Sampler) -> Reveal:

@@ -20,7 +20,7 @@ from ddm.schedules.optimal.retention import retention
 from ddm.schedules.optimal.smoothing import choose_width, signed_roots
 from ddm.schedules.optimal.step_cost import StepCosts, excess, measure_step_costs, residuals
 from ddm.schedules.optimal.validation import check_finite, check_gamma
-from ddm.schedules.optimizer import Optimised, ScheduleOptimizer
+from ddm.schedules.optimizer import Optimized, ScheduleOptimizer
 from ddm.schedules.setting import Setting
 
 
@@ -29,7 +29,7 @@ class OptimalSteps(ScheduleOptimizer):
 
     A pilot pass on a coarse grid shows where the cost lies; the second pass measures on times
     placed there. `pilot_times + num_times` network calls per batch give the optimal
-    schedules of *all* numbers of steps. Costs are averaged over neighbouring times, as widely as
+    schedules of *all* numbers of steps. Costs are averaged over neighboring times, as widely as
     two halves of the sequences agree (`choose_width`). A quarter of the sequences never enters the
     table; the keep-best guard judges schedules on them.
 
@@ -71,7 +71,7 @@ class OptimalSteps(ScheduleOptimizer):
         free: Bool[Tensor, "B L"] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
-    ) -> Optimised:
+    ) -> Optimized:
         """Find the schedules; see `ScheduleOptimizer`."""
         numbers = step_numbers(num_steps)
         table = self.table(
@@ -83,7 +83,7 @@ class OptimalSteps(ScheduleOptimizer):
             progress=progress,
         )
         schedules = {n: table.schedule(n) for n in numbers}
-        return Optimised(schedules, table.num_calls, table)
+        return Optimized(schedules, table.num_calls, table)
 
     def table(
         self,

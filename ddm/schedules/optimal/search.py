@@ -41,7 +41,7 @@ def refine(
     min_time: float = 0.0,
     sweeps: int = 3,
 ) -> Float[np.ndarray, " N"]:
-    """Move one inner time after the other to its best place between its neighbours.
+    """Move one inner time after the other to its best place between its neighbors.
 
     Args:
         times: Decreasing times from 1 to 0.

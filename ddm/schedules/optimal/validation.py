@@ -1,4 +1,4 @@
-"""What a cost table must fulfil, whether it was measured or read from a file."""
+"""What a cost table must fulfill, whether it was measured or read from a file."""
 
 from __future__ import annotations
 
