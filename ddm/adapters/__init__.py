@@ -9,6 +9,7 @@ from ddm.adapters.duo import DUO
 from ddm.adapters.guided import Guided
 from ddm.adapters.hand_over import counts_per_step, flow_matching_grid
 from ddm.adapters.llada import LLaDA
+from ddm.adapters.load import Loaded, load
 from ddm.adapters.masked_lm import MaskedLM
 from ddm.adapters.mdlm import MDLM
 from ddm.adapters.sedd import SEDD
@@ -23,6 +24,7 @@ __all__ = [
     "DiffusionGemma",
     "Guided",
     "LLaDA",
+    "Loaded",
     "MaskedLM",
     "ShiftedLM",
     "TokenIds",
@@ -30,5 +32,6 @@ __all__ = [
     "check_model",
     "counts_per_step",
     "flow_matching_grid",
+    "load",
     "sample_blocks",
 ]
