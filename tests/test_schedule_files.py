@@ -71,6 +71,15 @@ def test_copied_checkpoints_keep_their_schedules(checkpoint, tmp_path):
         assert schedules_of(path).schedule(7).num_steps == 7
 
 
+def test_the_key_of_older_checkpoints_is_read(checkpoint, tmp_path):
+    """Version 0.1 spelled the key of the schedules in another way."""
+    content = torch.load(checkpoint, weights_only=True)
+    (state,) = (s for s in content["callbacks"].values() if "optimized" in s)
+    state["optimised"] = state.pop("optimized")
+    torch.save(content, tmp_path / "older.ckpt")
+    assert schedules_of(tmp_path / "older.ckpt").schedules == schedules_of(checkpoint).schedules
+
+
 def test_schedules_of_other_weights_are_not_used(checkpoint, tmp_path):
     """What lies beside counts if its step is that of the checkpoint; without a stamp, if need be.
 

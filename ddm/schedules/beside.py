@@ -81,8 +81,8 @@ def _read(checkpoint: Path) -> dict[str, Any]:
 def _inside(content: Mapping[str, Any], name: str) -> Optimized | None:
     """Return the schedules inside of a checkpoint, those of all its callbacks."""
     states = content.get("callbacks", {}).values()
-    kept = [content for state in states if (content := content_of(state)) is not None]
-    found = [Optimized.from_dict(content, name) for content in kept if content.get("schedules")]
+    kept = [one for state in states if (one := content_of(state)) is not None]
+    found = [Optimized.from_dict(one, name) for one in kept if one.get("schedules")]
     if not found:
         return None
     schedules = {n: schedule for one in found for n, schedule in one.schedules.items()}
@@ -93,9 +93,9 @@ def _inside(content: Mapping[str, Any], name: str) -> Optimized | None:
 def content_of(state: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
     """Return the schedules in the state of a callback, if it has any.
 
-    Their key was spelled `optimized` before version 0.2, as in the checkpoints that are shipped.
+    Checkpoints of version 0.1 spell their key `optimised`.
     """
     if not isinstance(state, Mapping):
         return None
-    content = state.get("optimized", state.get("optimized"))
+    content = state.get("optimized", state.get("optimised"))
     return content if isinstance(content, Mapping) else None
