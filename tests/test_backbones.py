@@ -10,7 +10,16 @@ import torch
 from scipy.stats import logistic
 from torch import Tensor, nn
 
-from ddm.backbones import MLP, Backbone, CategoricalHead, Head, LogisticHead, Transformer, UNet
+from ddm.backbones import (
+    MLP,
+    Backbone,
+    CategoricalHead,
+    DiT,
+    Head,
+    LogisticHead,
+    Transformer,
+    UNet,
+)
 from ddm.backbones.base import sinusoidal
 from ddm.backbones.transformer import _NeighborEmbedding, rotary_angles, rotate
 from ddm.backbones.unet import state_features
@@ -26,6 +35,11 @@ def transformer(**kwargs: Any) -> Backbone:
 def reaching_transformer(**kwargs: Any) -> Backbone:
     """The same transformer, whose embedding sees two neighbors on each side."""
     return transformer(reach=2, **kwargs)
+
+
+def dit(**kwargs: Any) -> Backbone:
+    """The transformer of others."""
+    return DiT(K, dim=16, depth=2, num_heads=2, condition_dim=12, **kwargs)
 
 
 def unet(**kwargs: Any) -> Backbone:
@@ -51,7 +65,7 @@ def mlp(**kwargs: Any) -> Backbone:
     return MLP(K, length=16, dim=16, depth=2, **kwargs)
 
 
-BACKBONES = [transformer, reaching_transformer, unet, logistic_unet, mlp]
+BACKBONES = [transformer, reaching_transformer, dit, unet, logistic_unet, mlp]
 L = 16
 
 backbones = pytest.mark.parametrize("make", BACKBONES)

@@ -6,6 +6,7 @@ attribute `time_free` will do; the ones of this package derive from `Backbone`.
 """
 
 from ddm.backbones.base import Backbone
+from ddm.backbones.dit import DiT
 from ddm.backbones.heads import CategoricalHead, Head, LogisticHead
 from ddm.backbones.mlp import MLP
 from ddm.backbones.transformer import Transformer
@@ -15,6 +16,7 @@ __all__ = [
     "MLP",
     "Backbone",
     "CategoricalHead",
+    "DiT",
     "Head",
     "LogisticHead",
     "Transformer",

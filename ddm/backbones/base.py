@@ -19,16 +19,19 @@ def require_dropout(dropout: float) -> None:
         )
 
 
-def sinusoidal(t: Float[Tensor, " B"], num_features: int) -> Float[Tensor, "B F"]:
-    r"""Cosines and sines of :math:`1000 t` at geometrically spaced frequencies, in float32.
+def sinusoidal(
+    t: Float[Tensor, " B"], num_features: int, scale: float = 1000.0
+) -> Float[Tensor, "B F"]:
+    r"""Cosines and sines of `scale` t at geometrically spaced frequencies, in float32.
 
     References:
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020), appendix B
         | https://arxiv.org/abs/2006.11239
 
     Args:
-        t: Times in [0, 1], shape (B,).
+        t: Times in [0, 1], shape (B,), or noise levels.
         num_features: Number F of features, even.
+        scale: Largest frequency.
 
     Returns:
         Features in [-1, 1], shape (B, F), float32 whatever the type of `t`.
@@ -38,7 +41,7 @@ def sinusoidal(t: Float[Tensor, " B"], num_features: int) -> Float[Tensor, "B F"
     frequencies = torch.exp(
         -math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=t.device)
     )
-    angles = 1000 * t.float()[:, None] * frequencies
+    angles = scale * t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -47,20 +50,22 @@ class TimeEmbedding(nn.Module):
 
     Args:
         dim: Number D of features of the embedding, at least 1.
+        scale: Largest frequency of the features: 1000 for times in [0, 1], 1 for noise levels.
     """
 
     num_features = 256
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, scale: float = 1000.0) -> None:
         super().__init__()
+        self.scale = scale
         # Every consumer is an affine map, so the last non-linearity is applied once, here.
         self.first = nn.Linear(self.num_features, dim)
         self.second = nn.Linear(dim, dim)
         self.activation = nn.SiLU()
 
     def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """Embed the times `t` (B,) in [0, 1]; returns (B, D)."""
-        features = sinusoidal(t, self.num_features).to(self.first.weight.dtype)
+        """Embed the times `t` (B,); returns (B, D)."""
+        features = sinusoidal(t, self.num_features, self.scale).to(self.first.weight.dtype)
         return self.activation(self.second(self.activation(self.first(features))))
 
 

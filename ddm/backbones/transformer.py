@@ -1,5 +1,7 @@
 """Bidirectional transformer for token sequences."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -7,10 +9,6 @@ from torch import Tensor, nn
 
 from ddm.backbones.base import Backbone, TimeEmbedding, require_dropout
 from ddm.functional import require_at_least
-
-# The time is one number: a narrow embedding is enough, and it keeps the modulations of the blocks
-# (6 * dim outputs each) a small share of the parameters.
-CONDITION_DIM = 128
 
 
 def rotary_angles(
@@ -71,12 +69,13 @@ class _Modulation(nn.Module):
     All start at zero: no shift, no scaling, closed gates.
     """
 
-    def __init__(self, dim: int, count: int, *, conditional: bool) -> None:
+    def __init__(self, dim: int, count: int, condition_dim: int | None) -> None:
         super().__init__()
         self.count = count
         self.bias = nn.Parameter(torch.zeros(count * dim))
-        self.linear = nn.Linear(CONDITION_DIM, count * dim, bias=False) if conditional else None
-        if self.linear is not None:
+        self.linear = None
+        if condition_dim is not None:
+            self.linear = nn.Linear(condition_dim, count * dim, bias=False)
             nn.init.zeros_(self.linear.weight)
 
     def forward(self, condition: Float[Tensor, "B D"] | None) -> tuple[Tensor, ...]:
@@ -89,14 +88,21 @@ class _Modulation(nn.Module):
 class _Block(nn.Module):
     """Self-attention, then a two-layer network, each modulated, gated and added to its input."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float, *, conditional: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float,
+        condition_dim: int | None,
+        activation: nn.Module,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.modulation = _Modulation(dim, 6, conditional=conditional)
+        self.modulation = _Modulation(dim, 6, condition_dim)
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.attention_out = nn.Linear(dim, dim)
-        self.network = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.network = nn.Sequential(nn.Linear(dim, 4 * dim), activation, nn.Linear(4 * dim, dim))
         self.dropout = nn.Dropout(dropout)
 
     def attend(
@@ -167,10 +173,16 @@ class Transformer(Backbone):
         reach: Number of neighbors on each side whose embeddings are added to that of a token. What
             stands next to what is then known from the first training step on, which characters
             gain much from. Each neighbor takes another K * dim parameters.
+        condition_dim: Number of features of the time. It is one number: a narrow embedding is
+            enough, and keeps the modulations of the blocks (6 * dim outputs each) small.
 
     Raises:
         ValueError: If an argument is outside of its domain.
     """
+
+    time_scale: float = 1000.0
+    """Largest frequency of the features of the time."""
+    activation: Callable[[], nn.Module] = nn.GELU
 
     def __init__(
         self,
@@ -182,8 +194,9 @@ class Transformer(Backbone):
         time_conditioning: bool = True,
         dropout: float = 0.0,
         reach: int = 0,
+        condition_dim: int = 128,
     ) -> None:
-        require_at_least(1, dim=dim, depth=depth, num_heads=num_heads)
+        require_at_least(1, dim=dim, depth=depth, num_heads=num_heads, condition_dim=condition_dim)
         require_at_least(0, reach=reach)
         require_dropout(dropout)
         if dim % num_heads:
@@ -196,10 +209,11 @@ class Transformer(Backbone):
                 "`dim / num_heads` must be even, because rotary positions turn pairs of features, "
                 f"got {dim} / {num_heads} = {dim // num_heads}; take e.g. dim={dim + num_heads}."
             )
+        width = condition_dim if time_conditioning else None
         super().__init__(
             num_states,
             length=None,
-            time_embedding=TimeEmbedding(CONDITION_DIM) if time_conditioning else None,
+            time_embedding=None if width is None else TimeEmbedding(width, self.time_scale),
         )
         self.head_dim = dim // num_heads
         self.embedding = (
@@ -209,9 +223,9 @@ class Transformer(Backbone):
         for table in self.embedding.parameters():
             nn.init.normal_(table, std=0.02)
         self.blocks = nn.ModuleList(
-            _Block(dim, num_heads, dropout, conditional=time_conditioning) for _ in range(depth)
+            _Block(dim, num_heads, dropout, width, type(self).activation()) for _ in range(depth)
         )
-        self.modulation = _Modulation(dim, 2, conditional=time_conditioning)
+        self.modulation = _Modulation(dim, 2, width)
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.out = nn.Linear(dim, num_states)
         nn.init.zeros_(self.out.weight)
