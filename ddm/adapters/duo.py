@@ -16,7 +16,7 @@ from ddm.process import ForwardProcess
 
 
 class DUO(Adapter):
-    """A network of DUO or UDLM: the uniform kernel, called with `(input_ids, timesteps=sigma)`.
+    """A network of DUO or UDLM: the uniform kernel, called with `(input_ids, sigma)`.
 
     It is told the noise level, `sigma = -log alpha`, and its logits are leave-one-out posteriors:
     Bayes adds what the token itself says.
@@ -46,5 +46,4 @@ class DUO(Adapter):
         self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
     ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
         """Call the network with the tokens and with sigma."""
-        (sigma,) = self.time_input(t)
-        return logits_of(self.backbone(x_t, timesteps=sigma))
+        return logits_of(self.backbone(x_t, *self.time_input(t)))

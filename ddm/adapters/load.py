@@ -13,6 +13,7 @@ import torch
 from ddm.adapters.adapter import Adapter
 from ddm.adapters.bidirectional import Bidirectional
 from ddm.adapters.diffusion_gemma import DiffusionGemma
+from ddm.adapters.layouts import layout_of, load_layout
 from ddm.adapters.llada import LLaDA
 from ddm.adapters.masked_lm import MaskedLM
 from ddm.adapters.shifted_lm import ShiftedLM
@@ -34,7 +35,8 @@ class Loaded:
 
     Attributes:
         denoiser: The network with its conventions, and the process that it was trained for.
-        tokenizer: Its tokenizer, None where the authors ship none.
+        tokenizer: Its tokenizer; None for MDLM, DUO, UDLM and SEDD, which use that of GPT-2 or BERT
+            and ship none, unless it was given.
     """
 
     denoiser: Adapter
@@ -52,7 +54,8 @@ def load(
     """Return the model in a folder, or of a name at Hugging Face, in evaluation mode on the CPU.
 
     The family is read from `config.json`: every `...ForMaskedLM` of transformers, DiffusionGemma,
-    LLaDA and Dream. Weights are read from safetensors alone. Needs the extra `transformers`.
+    LLaDA and Dream; MDLM, DUO, UDLM and SEDD, whose weights go into `ddm.backbones.DiT`. Weights
+    are read from safetensors alone. Needs the extra `transformers`.
 
     Args:
         source: The folder, or `owner/name`.
@@ -68,6 +71,11 @@ def load(
     """
     folder = fetch(source)
     config = read_config(folder)
+    layout = layout_of(config)
+    if layout is not None:
+        mask = getattr(tokenizer, "mask_token_id", getattr(tokenizer, "mask", None))
+        denoiser = load_layout(folder, config, layout, mask=mask, dtype=dtype)
+        return Loaded(denoiser.eval(), tokenizer)
     adapter_class = adapter or family(config, source)
     model = _network(folder, config, trust_remote_code, dtype)
     if tokenizer is None:

@@ -15,7 +15,7 @@ from ddm.process import ForwardProcess
 
 
 class MDLM(Adapter):
-    """A network of MDLM: called with `(input_ids, timesteps=sigma)`, raw logits, the mask last.
+    """A network of MDLM: called with `(input_ids, sigma)`, raw logits, the mask last.
 
     The mask is never drawn and known tokens are copied, whatever the logits say. Where
     `model.config.time_conditioning` is false, the network does not read sigma.
@@ -28,7 +28,7 @@ class MDLM(Adapter):
         model: The network.
         mask: Id of the mask; by default the last one.
         noise: Noise schedule, by default `LogLinear()`.
-        time: What the network is told; `NoTime()` for a network without `timesteps`.
+        time: What the network is told; `NoTime()` for a network without sigma.
         vocab_size: Number of logits, by default that of `model.config`.
     """
 
@@ -50,8 +50,7 @@ class MDLM(Adapter):
         self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
     ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
         """Call the network with the tokens and with sigma."""
-        told = zip(("timesteps",), self.time_input(t), strict=False)  # nothing, with `NoTime`
-        return logits_of(self.backbone(x_t, **dict(told)))
+        return logits_of(self.backbone(x_t, *self.time_input(t)))
 
 
 def num_logits(model: nn.Module, vocab_size: int | None = None) -> int:
