@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddm.functional import all_but_one, normalized, one_hot, positive_log
 from ddm.kernels.kernel import LOST
-from ddm.kernels.log_sums import LogSums
+from ddm.kernels.log_sums import log_sums
 from ddm.kernels.sparse import Rows, SparseKernel
 
 
@@ -90,22 +90,20 @@ class Uniform(SparseKernel):
     ) -> Float[Tensor, "J B L"]:
         """Return the divergence: the bridge has three values, and one sum over all states."""
         v, same = self.num_states, x_0 == x_t
-        total = log_p.logsumexp(-1, keepdim=True)
-        log_sums = LogSums(log_p - total)
-        p_0, p_t = (self.log_prob(log_p, x).double().exp() for x in (x_0, x_t))
+        keeps, others = torch.exp(-sigma_s), -torch.expm1(-sigma_s) / v
+        sums, total = log_sums(log_p, keeps, others)
+        own = log_p.gather(-1, torch.stack([x_0, x_t], -1)) - total[..., None]
+        p_0, p_t = own.double().exp().unbind(-1)
         noised = -torch.expm1(-sigma_t) / v
         likelihood = torch.exp(-sigma_t) * same + noised
         rows = []
-        for sigma in sigma_s:
-            keep, other = torch.exp(-sigma), -torch.expm1(-sigma) / v
+        for sigma, keep, other, everywhere in zip(sigma_s, keeps, others, sums, strict=True):
             keep_after = torch.exp(sigma - sigma_t)
             other_after = -torch.expm1(sigma - sigma_t) / v
-            q_rest = other * other_after / likelihood
+            q_rest = other * other_after / likelihood  # 0 at s = 0, where there is no other token
             q_0 = (keep + other) * (other_after + keep_after * same) / likelihood
             q_t = other * (other_after + keep_after) / likelihood
-            cross = (q_0 - q_rest) * positive_log(p_0 * keep + other)
-            if other > 0:  # at s = 0 there is no other token
-                cross = cross + q_rest * log_sums(keep, other)
+            cross = (q_0 - q_rest) * positive_log(p_0 * keep + other) + q_rest * everywhere
             moved = (q_t - q_rest) * positive_log(p_t * keep + other)
             cross = cross + moved.where(~same, 0.0)
             rows.append(q_0 * torch.log(keep + other) + (1 - q_0) * positive_log(other) - cross)
