@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -226,6 +227,29 @@ def test_unknown_name(argument: str, message: str, trained: Path, capsys) -> Non
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--model.kernel.vocab_size=7"], ("`model.kernel.vocab_size` must be 4", "got 7")),
+        (["--model.length=9"], ("`model.length` must not be given", "change `data.length`")),
+        (
+            ["--config=digits", "--model.backbone.shape=[1,4,16]"],
+            ("`model.backbone.shape` must be (1, 8, 8)", "got (1, 4, 16)"),
+        ),
+    ],
+)
+def test_what_the_data_say(arguments, parts, trained: Path, capsys, monkeypatch) -> None:
+    """A value that the data override is refused where it is another one; both are named."""
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", lambda *args, **settings: None)
+    train(f"--config={trained / 'tiny.yaml'}", f"--model.kernel.vocab_size={V}")  # says the same
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train(f"--config={trained / 'tiny.yaml'}", *arguments)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: `")
+    assert all(part in error for part in parts), error
+
+
 OWN = {"EMAWeightAveraging", "ModelCheckpoint", "JYSScheduleCallback", "SampleLogger"}
 NONE = ("--ema=null", "--checkpoint=null")
 
@@ -368,6 +392,46 @@ def test_resume_inside_of_an_epoch_is_exact(trained: Path, tmp_path: Path, monke
     one, two = (torch.load(f"{run}/step=8.ckpt", weights_only=True) for run in ("one", "two"))
     for name, value in one["current_model_state"].items():
         assert torch.equal(value, two["current_model_state"][name]), name
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # settings and folder are not new
+def test_resume_replaces_the_last_checkpoint(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    """A run that goes on with other settings of its checkpoints leaves one `last.ckpt`, its own."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        *(f"--config={trained / 'tiny.yaml'}", "--trainer.callbacks=null"),
+        *("--checkpoint.dirpath=kept", "--checkpoint.monitor=null"),
+    ]
+    train(*arguments, "--trainer.max_epochs=1")
+    train(*arguments, "--checkpoint.every_n_train_steps=4", "--ckpt_path=kept/last.ckpt")
+    assert [path.name for path in Path("kept").glob("last*.ckpt")] == ["last.ckpt"]
+    assert torch.load("kept/last.ckpt", weights_only=True)["global_step"] == 8
+    # Another run in the same folder replaces nothing.
+    train(*arguments, "--trainer.max_epochs=1")
+    assert torch.load("kept/last.ckpt", weights_only=True)["global_step"] == 8
+
+
+def test_sigterm(trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A run that SIGTERM stops has the status 143, says how to go on, and can."""
+    monkeypatch.chdir(tmp_path)
+    step = DiscreteDiffusion.training_step
+
+    def stopped(module, batch, batch_idx):
+        if module.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(module, batch, batch_idx)
+
+    arguments = [f"--config={trained / 'tiny.yaml'}", "--trainer.logger=false"]
+    monkeypatch.setattr(DiscreteDiffusion, "training_step", stopped)
+    with pytest.raises(SystemExit) as stop:
+        train(*arguments)
+    monkeypatch.setattr(DiscreteDiffusion, "training_step", step)
+    assert stop.value.code == 143
+    last = Path("runs/checkpoints/last.ckpt")
+    shown = capsys.readouterr().err
+    assert "stopped by SIGTERM at step 6; go on with --ckpt_path=" in shown
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    assert train(*arguments, f"--ckpt_path={last}").trainer.global_step == 8
 
 
 def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypatch, capsys) -> None:

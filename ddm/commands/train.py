@@ -22,6 +22,7 @@ from ddm.checkpoint import check_checkpoint
 from ddm.commands import parsers
 from ddm.commands.closing import closing_lines
 from ddm.commands.door import command
+from ddm.commands.going_on import GoingOn
 from ddm.commands.shipped import find_config
 from ddm.commands.unwrap import unwrap
 from ddm.module import DiscreteDiffusion
@@ -36,6 +37,9 @@ CALLBACKS: Mapping[str, tuple[type[Callback], dict[str, Any] | None]] = {
 }
 """Callbacks with a key of their own: class, and arguments where it is on by default."""
 
+LINKS = {"vocab_size": "model.kernel.init_args.vocab_size", "length": "model.length"}
+"""What the data say of the model."""
+
 TRAINER = {
     "default_root_dir": "runs",
     "gradient_clip_val": 1.0,
@@ -48,10 +52,8 @@ class CommandLine(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the sizes of the data into the model, and give callbacks their keys."""
-        parser.link_arguments(
-            "data.vocab_size", "model.kernel.init_args.vocab_size", apply_on="instantiate"
-        )
-        parser.link_arguments("data.length", "model.length", apply_on="instantiate")
+        for name, target in LINKS.items():
+            parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
         for name, (kind, arguments) in CALLBACKS.items():
             path = f"{kind.__module__}.{kind.__qualname__}"
             parser.add_argument(
@@ -83,6 +85,22 @@ class CommandLine(LightningCLI):
         key = f"{self.subcommand}.model"
         self.config[key] = self.asked[key]
 
+    def after_instantiate_classes(self) -> None:
+        """Refuse what was asked for, and the data say otherwise: a link overrides it in silence.
+
+        Raises:
+            ValueError: They differ.
+        """
+        asked = self.asked.get(self.subcommand, self.asked)
+        for name, target in (*LINKS.items(), ("shape", "model.backbone.init_args.shape")):
+            given, theirs = asked.get(target), getattr(self.datamodule, name, None)
+            if None not in (given, theirs) and _plain(given) != _plain(theirs):
+                argument = target.replace(".init_args", "")
+                raise ValueError(
+                    f"`{argument}` must be {theirs}, the `{name}` of the data, got {given}; leave "
+                    "it out, or change the data."
+                )
+
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Add the callbacks that have keys of their own to those that are listed."""
         listed = self._get(self.config_init, "trainer")["callbacks"] or []
@@ -90,7 +108,7 @@ class CommandLine(LightningCLI):
         ours = [self._get(self.config_init, name) for name in CALLBACKS]
         kinds = {type(callback) for callback in [None, *listed]}
         ours = [callback for callback in ours if type(callback) not in kinds]
-        callbacks = [*ours, *listed]
+        callbacks = [GoingOn(), *ours, *listed]
         if not any(isinstance(callback, Checkpoint) for callback in callbacks):
             kwargs["enable_checkpointing"] = False  # or the trainer makes one by itself
         try:
@@ -133,6 +151,10 @@ def main(args: list[str]) -> CommandLine:
         if (text := unwrap(str(error))) != str(error):
             raise ValueError(text) from error
         raise
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def with_shipped(args: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: |Errors:$|Given value type: "
     r"|Expected a <class 'NoneType'>|Problem with given class_path"
 )
+LINKED = re.compile(r'Linked "(.+)" must be given via "(.+)"\.')
 
 
 def unwrap(text: str) -> str:
@@ -15,6 +16,8 @@ def unwrap(text: str) -> str:
 
     What has no such wrapping is returned as it is.
     """
+    if match := LINKED.fullmatch(text):
+        return f"`{match[1]}` must not be given, it comes from the data; change `{match[2]}`."
     if "Union subtypes" not in text and "Parser key" not in text:
         return text
     keys, reasons, values = [], [], []
