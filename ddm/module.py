@@ -332,7 +332,14 @@ class DiscreteDiffusion(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record process and learning rate, which no weight shows."""
+        """Record process and learning rate, which no weight shows.
+
+        Raises:
+            ValueError: The weights are NaN or infinite; so a checkpoint that is written before the
+                next look at the loss does not replace a good one.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.parameters()):
+            self._refuse_nan("weights")
         catch_up(self.trainer, self)  # the averages that have just been put into the checkpoint
         setting = Setting.of(self.process, self.sampler)
         checkpoint["forward_process"] = {"kernel": setting.kernel, "noise": setting.noise}
@@ -358,8 +365,8 @@ class DiscreteDiffusion(LightningModule):
 
     def _refuse_nan(self, name: str) -> None:
         raise ValueError(
-            f"`{name}` must be a number, got NaN at step {self.trainer.global_step}; lower the "
-            "learning rate, set `gradient_clip_val`, or go back to float32 from the last "
+            f"`{name}` must be finite, got NaN or inf at step {self.trainer.global_step}; lower "
+            "the learning rate, set `gradient_clip_val`, or go back to float32 from the last "
             "checkpoint."
         )
 

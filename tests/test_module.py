@@ -493,7 +493,7 @@ def test_nan_loss(every: int, step: int, tmp_path: Path) -> None:
     module = make_module()
     torch.nn.init.constant_(module.denoiser.backbone.out.weight, math.nan)
     trainer = make_trainer(tmp_path, log_every_n_steps=every)
-    with pytest.raises(ValueError, match=f"`loss` must be a number, got NaN at step {step}"):
+    with pytest.raises(ValueError, match=f"`loss` must be finite, got NaN or inf at step {step}"):
         trainer.fit(module, make_data())
 
 
@@ -511,9 +511,28 @@ def test_nan_looks_across_epochs(tmp_path: Path) -> None:
         callbacks=[Breaks(), ModelCheckpoint(tmp_path, save_last=True)],
         enable_checkpointing=True,
     )
-    with pytest.raises(ValueError, match="`val/bits_per_token` must be a number, got NaN at step"):
+    with pytest.raises(ValueError, match="`val/bits_per_token` must be finite, got NaN"):
         trainer.fit(make_module(), make_data())
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_broken_weights_are_not_saved(value: float, tmp_path: Path) -> None:
+    """Checkpoints by step are written before the loss is looked at; the last good one stays."""
+
+    class Breaks(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 3:
+                torch.nn.init.constant_(pl_module.denoiser.backbone.out.weight, value)
+
+    kept = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, save_last=True)
+    callbacks = [Breaks(), kept]
+    trainer = make_trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True)
+    with pytest.raises(ValueError, match="`weights` must be finite, got NaN or inf at step 3"):
+        trainer.fit(make_module(), make_data())
+    found = [torch.load(path, weights_only=True) for path in tmp_path.glob("*.ckpt")]
+    assert sorted(content["global_step"] for content in found) == [1, 2, 2]
+    assert all(w.isfinite().all() for content in found for w in content["state_dict"].values())
 
 
 def test_samplers_have_to_fit() -> None:
