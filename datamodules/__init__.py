@@ -1,11 +1,13 @@
 """Data sets as Lightning data modules: integer tokens in, batches `{"tokens": (B, L)}` out."""
 
 from ddm.datamodules.countdown import CountDown, chain_entropy, countdown_chain, sample_chain
+from ddm.datamodules.documents import Documents, HuggingFace, Shards
 from ddm.datamodules.images import Images
 from ddm.datamodules.midi import Midi
 from ddm.datamodules.music import melody, tokens_to_midi
 from ddm.datamodules.sequences import SequenceDataModule, TokenSequences
 from ddm.datamodules.text import Text
+from ddm.datamodules.text_stream import TextStream
 from ddm.datamodules.trigrams import trigram_sample
 from ddm.datamodules.vocabularies import (
     BPE,
@@ -19,12 +21,16 @@ __all__ = [
     "BPE",
     "CharacterVocabulary",
     "CountDown",
+    "Documents",
     "GPT2Vocabulary",
+    "HuggingFace",
     "Images",
     "Midi",
     "SequenceDataModule",
+    "Shards",
     "Text",
     "Text8Vocabulary",
+    "TextStream",
     "TokenSequences",
     "Vocabulary",
     "chain_entropy",

@@ -1,6 +1,7 @@
 """The command line: every shipped configuration, errors, resuming, and samples of a checkpoint."""
 
 import importlib
+import json
 import os
 import re
 import signal
@@ -116,6 +117,16 @@ def write_texts(folder: Path) -> None:
     BPE(text, 270).tokenizer.model.save(str(folder))
 
 
+def write_shards(folder: Path) -> None:
+    """Write two shards of JSON lines, and the two files of a vocabulary like GPT-2's."""
+    (folder / "shards").mkdir(parents=True)
+    text = "the quick brown fox jumps over the lazy dog\n" * 20
+    for shard in range(2):
+        lines = [json.dumps({"text": f"{shard}, {line}: {text}"}) for line in range(4)]
+        (folder / "shards" / f"{shard}.jsonl").write_text("\n".join(lines))
+    BPE(text, 270).tokenizer.model.save(str(folder))
+
+
 def stand_in(config: dict, folder: Path) -> None:
     """Put small files where a configuration looks for a data set that is not at hand."""
     arguments = config["data"]["init_args"]
@@ -128,6 +139,12 @@ def stand_in(config: dict, folder: Path) -> None:
         arguments.update(path=str(folder), length=32, val_fraction=0.2)
         files = arguments["vocabulary"]["init_args"]
         files.update({key: str(folder / Path(files[key]).name) for key in files if "file" in key})
+    if config["data"]["class_path"] == "TextStream":
+        write_shards(folder)
+        arguments.update(length=32, num_held_out=4, buffer=8)
+        arguments["documents"]["init_args"]["path"] = str(folder / "shards")
+        files = arguments["vocabulary"]["init_args"]
+        files.update({key: str(folder / Path(files[key]).name) for key in files})
     if source == "fashion_mnist":
         arguments["root"] = str(folder)
         write_idx(folder)
