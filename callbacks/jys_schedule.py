@@ -18,7 +18,7 @@ from ddm.callbacks.history import UpdateHistory
 from ddm.callbacks.overview import binned_density
 from ddm.callbacks.recent import RecentSequences
 from ddm.callbacks.schedule_files import ScheduleFiles
-from ddm.callbacks.schedule_log import log_numbers, log_pictures, summary
+from ddm.callbacks.schedule_log import log_numbers, log_pictures, open_panel, summary
 from ddm.callbacks.update import LEAST, Updater
 from ddm.denoisers import Denoiser
 from ddm.functional import gather_made, require_at_least
@@ -183,14 +183,9 @@ class JYSScheduleCallback(Callback):
         return next(doublings) < next(doublings)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Offer the schedules to the module, and log the settings."""
+        """Offer the schedules to the module."""
         if isinstance(pl_module, DiscreteDiffusion):
             pl_module.schedule_source = self.schedule
-        names = ("num_steps", "every_n_epochs", "every_n_steps", "num_samples", "smoothing", "seed")
-        settings = {f"schedule/{name}": str(getattr(self, name)) for name in names}
-        settings["schedule/optimizer"] = describe(self.optimizer)
-        for logger in trainer.loggers if stage == "fit" else ():
-            logger.log_hyperparams(settings)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the module has what the callback needs, before any training."""
@@ -203,6 +198,7 @@ class JYSScheduleCallback(Callback):
         self._step, self._num_shown = trainer.global_step, self._history.num_updates
         self._began, self._spent = time.monotonic(), 0.0
         self._files.start(trainer)
+        self._log_settings(trainer, pl_module)
 
     def on_train_batch_start(
         self,
@@ -319,6 +315,18 @@ class JYSScheduleCallback(Callback):
             log_pictures(trainer, self._history.updates, self.optimized.table)
         except Exception as error:
             rank_zero_warn(f"Schedules cannot be drawn, training goes on: {error}")
+
+    @rank_zero_only
+    def _log_settings(self, trainer: Trainer, module: LightningModule) -> None:
+        names = ("num_steps", "every_n_epochs", "every_n_steps", "num_samples", "smoothing", "seed")
+        settings = {f"schedule/{name}": getattr(self, name) for name in names}
+        settings["schedule/optimizer"] = describe(self.optimizer)
+        assert self._untried is not None
+        try:
+            with undisturbed(trainer, module):
+                open_panel(trainer, module, self._untried, settings, self.num_steps)
+        except Exception as error:
+            rank_zero_warn(f"Settings cannot be logged, training goes on: {error}")
 
     @rank_zero_only
     def _log(self, trainer: Trainer, numbers: dict[str, float]) -> None:

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from ddm.arrivals import token_arrivals
+from ddm.callbacks.panel import as_code, show
 from ddm.datamodules import SequenceDataModule
 from ddm.functional import require_at_least
 from ddm.module import DiscreteDiffusion
-from ddm.pictures import token_figure, trajectory_figure
+from ddm.pictures import pixels, side_by_side, token_figure, trajectory_figure
 from ddm.samplers import Trajectory
 from ddm.schedules import SamplingSchedule
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Samples of one schedule, what the data's metrics say of them, and how they came about."""
+
+    tokens: Tensor
+    num_calls: int
+    values: Mapping[str, float]
+    trajectory: Trajectory
+
+    def title(self, name: str) -> str:
+        """Return the name with the calls and the first metric, if there is one."""
+        words = [f"{key} {value:.3g}" for key, value in [*self.values.items()][:1]]
+        return ", ".join([f"{name}, {self.num_calls} network calls", *words])
+
+
 class SampleLogger(Callback):
-    """Draw samples at validation, log their metrics and show them in TensorBoard.
+    """Draw samples at validation, log their metrics and show them to all loggers.
 
     The metrics are those of the data module's `metrics()`, under the names `samples/METRIC_N` for N
     steps, so that a `ModelCheckpoint` can monitor them. Samples are drawn with the module's current
     schedules and, where these are not uniform, also with uniform ones, under
     `samples/METRIC_N_uniform`; from the averaged weights where `EMAWeightAveraging` keeps them,
-    always from the same noise and without touching the global random state. Where the data module
+    always from the same noise and without touching the global random state. Both are shown side by
+    side, with the first metric, under `samples/N_steps`; then the way of a few from noise to data
+    (`N_steps_path`), and which step set which token (`N_steps_when`). Where the data module
     asks for conditional generation (`prompt_length`) they continue validation sequences. Every
     process draws its share. It costs N network calls per schedule.
 
@@ -83,23 +102,39 @@ class SampleLogger(Callback):
                 "`SampleLogger` needs a `DiscreteDiffusion` to draw samples from, got "
                 f"{type(pl_module).__name__}; remove the callback."
             )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, SequenceDataModule):
+            data = None
         for n in self.num_steps:
-            current, uniform = pl_module.schedule(n), SamplingSchedule.uniform(n)
-            self._draw_and_log(trainer, pl_module, current, str(n))
+            uniform, current = SamplingSchedule.uniform(n), pl_module.schedule(n)
+            drawn = {"uniform": self._draw(trainer, pl_module, data, uniform)}
             if current.times != uniform.times:
-                self._draw_and_log(trainer, pl_module, uniform, f"{n}_uniform")
+                drawn["optimized"] = self._draw(trainer, pl_module, data, current)
+            for k, (name, samples) in enumerate(reversed(drawn.items())):
+                for key, value in samples.values.items():
+                    # The values are those of all processes already.
+                    tag = f"samples/{key}_{n}" + (f"_{name}" if k else "")
+                    pl_module.log(tag, value, batch_size=1)
+            if trainer.is_global_zero and trainer.loggers:
+                self._show(trainer, f"samples/{n}_steps", data, drawn, pl_module)
 
-    def _draw_and_log(
-        self, trainer: Trainer, module: DiscreteDiffusion, schedule: SamplingSchedule, name: str
-    ) -> None:
+    def tags(self, data: object) -> dict[str, Sequence[int]]:
+        """Return the metrics of the samples of a data module, with their numbers of steps."""
+        names = data.metrics() if isinstance(data, SequenceDataModule) else {}
+        return {name: self.num_steps for name in names}
+
+    def _draw(
+        self,
+        trainer: Trainer,
+        module: DiscreteDiffusion,
+        data: SequenceDataModule | None,
+        schedule: SamplingSchedule,
+    ) -> _Drawn:
         share = -(-self.num_samples // trainer.world_size)
         # Neighboring ranks must not share their first numbers: the stream of rank r is far away.
         generator = torch.Generator(module.device).manual_seed(
             self.seed + 1_000_003 * trainer.global_rank
         )
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, SequenceDataModule):
-            data = None
         tokens = free = reference = None
         if data is not None:
             held_out = data.val_tokens
@@ -108,45 +143,62 @@ class SampleLogger(Callback):
             if data.free is not None:
                 tokens, free = reference, data.free.to(module.device).expand(share, -1)
         trajectory = Trajectory(self.num_trajectories)
-        tokens = module.sample(
+        samples = module.sample(
             share,
             schedule,
             tokens=tokens,
             free=free,
             generator=generator,
             on_state=trajectory.record,
-        ).tokens
+        )
+        values = {}
         if data is not None and reference is not None:
-            for key, value in data.measure(tokens, reference).items():
-                # The values are those of all processes already.
-                module.log(f"samples/{key}_{name}", value.float(), batch_size=1)
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    shown = tokens[: self.num_shown].cpu()
-                    _show(logger.experiment, name, module, data, shown, trajectory)
+            measured = data.measure(samples.tokens, reference)
+            values = {name: float(value) for name, value in measured.items()}
+        return _Drawn(samples.tokens, samples.num_calls, values, trajectory)
+
+    def _show(
+        self,
+        trainer: Trainer,
+        tag: str,
+        data: SequenceDataModule | None,
+        drawn: Mapping[str, _Drawn],
+        module: DiscreteDiffusion,
+    ) -> None:
+        """Show samples side by side, and the way of those that were drawn last."""
+        loggers, step = trainer.loggers, trainer.global_step
+        vocab_size = module.process.kernel.vocab_size
+        shown = {one.title(name): one.tokens[: self.num_shown].cpu() for name, one in drawn.items()}
+        if self.num_shown:
+            draw = data.samples_figure if data else lambda x: token_figure(x, vocab_size)
+            pictures = {title: draw(tokens) for title, tokens in shown.items()}
+            show(loggers, tag, side_by_side(pictures), step)
+            texts = {title: data.samples_text(x) for title, x in shown.items()} if data else {}
+            if any(texts.values()):
+                parts = [f"**{title}**\n\n{as_code(text)}" for title, text in texts.items()]
+                show(loggers, tag, "\n\n".join(parts), step)
+            _play(trainer, tag, data, [*shown.values()][-1])
+        trajectory = [*drawn.values()][-1].trajectory
+        if not self.num_trajectories:
+            return
+        times, states = trajectory.thin()
+        _, every = trajectory.thin(len(trajectory))
+        if data is None:
+            path, when = trajectory_figure(times, states, vocab_size), token_arrivals(every)
+        else:
+            path, when = data.trajectory_figure(times, states), data.arrival_figure(every)
+            if text := data.trajectory_text(times, states):
+                show(loggers, f"{tag}_path", as_code(text), step)
+        show(loggers, f"{tag}_path", pixels(path), step)
+        show(loggers, f"{tag}_when", pixels(when), step)
 
 
-def _show(
-    writer: SummaryWriter,
-    name: str,
-    module: DiscreteDiffusion,
-    data: SequenceDataModule | None,
-    samples: Tensor,
-    trajectory: Trajectory,
-) -> None:
-    title, step = f"samples/{name}_steps", module.global_step
-    times, states = trajectory.thin()
-    vocab_size = module.process.kernel.vocab_size
-    if len(samples) and data is not None:
-        data.log_samples(writer, title, samples, step)
-    elif len(samples):
-        writer.add_figure(title, token_figure(samples, vocab_size), step)
-    title += "/trajectory"
-    if trajectory.num_samples and data is not None:
-        writer.add_figure(title, data.trajectory_figure(times, states), step)
-        if text := data.trajectory_text(times, states):
-            # Indented by four: markdown shows it as it is.
-            writer.add_text(title, "\n".join(f"    {line}" for line in text.splitlines()), step)
-    elif trajectory.num_samples:
-        writer.add_figure(title, trajectory_figure(times, states, vocab_size), step)
+def _play(trainer: Trainer, tag: str, data: SequenceDataModule | None, tokens: Tensor) -> None:
+    """Let samples be heard in TensorBoard, where their data have a sound."""
+    sounds, rate = data.samples_audio(tokens) if data else ([], 0)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for k, sound in enumerate(sounds):
+                logger.experiment.add_audio(
+                    f"{tag}/{k}", sound[None], trainer.global_step, sample_rate=rate
+                )

@@ -1,22 +1,53 @@
-"""What the loggers of a run show of its schedules: numbers, one overview, decisions in words."""
+"""What the loggers of a run show of its schedules: numbers, pictures, decisions in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from matplotlib.figure import Figure
-from PIL import Image
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
 
+from ddm.callbacks.cost_picture import plot_update_costs
 from ddm.callbacks.overview import plot_overview
+from ddm.callbacks.panel import lay_out, log_settings, settings_of, show
+from ddm.callbacks.sample_logger import SampleLogger
+from ddm.denoisers import Denoiser
+from ddm.module import DiscreteDiffusion
+from ddm.pictures import pixels
 from ddm.schedules import CostTable
-from ddm.schedules.plots import plot_costs
 
 # Sorts before "samples", so that the schedules stand first.
 SECTION = "optimized_schedule"
+
+
+def open_panel(
+    trainer: Trainer,
+    module: LightningModule,
+    denoiser: Denoiser,
+    settings: Mapping[str, Any],
+    num_steps: Sequence[int],
+) -> None:
+    """Log what distinguishes the run, with the metrics it is judged by, and lay out the charts.
+
+    Args:
+        trainer: Its loggers are given all.
+        module: The module that is trained.
+        denoiser: Its denoiser.
+        settings: Further hyperparameters.
+        num_steps: Numbers of steps with schedules.
+    """
+    if not trainer.loggers:
+        return
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    own = [c for c in trainer.callbacks if isinstance(c, SampleLogger)]  # type: ignore[attr-defined]
+    samples = own[0].tags(data) if own else {}
+    metrics = [f"samples/{metric}_{n}" for metric, numbers in samples.items() for n in numbers]
+    metrics += [f"{SECTION}/gain_{n}" for n in num_steps]
+    if isinstance(module, DiscreteDiffusion):
+        metrics.insert(0, "val/bits_per_token")
+    log_settings(trainer, settings_of(trainer, module, denoiser) | dict(settings), metrics)
+    lay_out(trainer, num_steps, samples)
 
 
 def log_numbers(trainer: Trainer, numbers: Mapping[str, float]) -> None:
@@ -27,32 +58,16 @@ def log_numbers(trainer: Trainer, numbers: Mapping[str, float]) -> None:
 
 
 def log_pictures(trainer: Trainer, updates: Sequence[Mapping[str, Any]], table: CostTable) -> None:
-    """Show how schedules have moved, what numbers of steps cost, and the last decisions."""
-    makers = {
-        "overview": lambda: plot_overview(updates),
-        "cost": lambda: plot_costs(table, [2, 4, 8, 16, 32, 64]),
+    """Show how schedules have moved, what they cost, and the last decisions."""
+    if not trainer.loggers:
+        return
+    shown: dict[str, np.ndarray | str] = {
+        "overview": pixels(plot_overview(updates)),
+        "cost": pixels(plot_update_costs(updates, table)),
+        "decisions": decisions(updates[-1]),
     }
-    for logger in trainer.loggers:
-        for name, make in makers.items():
-            log_figure(logger, f"{SECTION}/{name}", make, trainer.global_step)
-        if isinstance(logger, TensorBoardLogger):
-            words = decisions(updates[-1])
-            logger.experiment.add_text(f"{SECTION}/decisions", words, trainer.global_step)
-
-
-def log_figure(logger: Logger, tag: str, make: Any, step: int) -> None:  # noqa: ANN401
-    """Give a figure to a logger that shows figures: TensorBoard, or any with `log_image` (W&B)."""
-    if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_figure(tag, make(), step)
-    elif hasattr(logger, "log_image"):
-        logger.log_image(tag, [to_image(make())], step=step)
-
-
-def to_image(figure: Figure) -> Image.Image:
-    """Return the pixels of a figure."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer)
+    for name, content in shown.items():
+        show(trainer.loggers, f"{SECTION}/{name}", content, trainer.global_step)
 
 
 def decisions(update: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ddm.datamodules.sequences import SequenceDataModule
+from ddm.datamodules.vocabularies import UNKNOWN
 from ddm.functional import categorical, require_at_least
 from ddm.metrics import CountDownError, UnigramEntropy
 
@@ -168,8 +169,11 @@ class CountDown(SequenceDataModule):
         return self._draw(self.num_val, stream=2)
 
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[str]:
-        """Return each sequence as its numbers, separated by spaces."""
-        return [" ".join(map(str, row)) for row in tokens.tolist()]
+        """Return each sequence as its numbers, separated by spaces; the mask becomes U+FFFD."""
+        return [
+            " ".join(str(token) if token < self.vocab_size else UNKNOWN for token in row)
+            for row in tokens.tolist()
+        ]
 
     def metrics(self) -> dict[str, Metric]:
         """Return the error of the rule, and the entropy that exposes a collapsed sampler."""

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric
 
+from ddm.arrivals import image_arrivals
 from ddm.datamodules.image_sources import SOURCES, Pixels, read_folder
 from ddm.datamodules.sequences import SequenceDataModule
 from ddm.datamodules.splits import next_original, order_by_content
@@ -174,11 +174,18 @@ class Images(SequenceDataModule):
         name, distance = self._distance
         return {f"frechet_{name}": distance.clone(), "unigram_entropy": UnigramEntropy()}
 
-    def log_samples(
-        self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
-    ) -> None:
-        """Show samples in TensorBoard as one picture."""
-        writer.add_image(title, self._grid(tokens), step)
+    def samples_figure(self, tokens: Int[Tensor, "B L"]) -> Figure:
+        """Return samples as one picture."""
+        grid = self._grid(tokens).permute(1, 2, 0).numpy()
+        figure = Figure(figsize=(5, 0.4 + 5 * len(grid) / grid.shape[1]), layout="constrained")
+        axes = figure.add_subplot()
+        axes.imshow(grid, interpolation="nearest")
+        axes.axis("off")
+        return figure
+
+    def samples_text(self, tokens: Int[Tensor, "B L"]) -> str:
+        """Return nothing: levels in lines are no picture."""
+        return ""
 
     def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
         """Write `samples.png`, a grid, and at most 64 samples also one by one in `samples/`.
@@ -204,6 +211,10 @@ class Images(SequenceDataModule):
         color = torch.tensor(MASK_RGB, dtype=torch.uint8)
         images = torch.where(masked[:, None], color[:, None, None], images)
         return image_trajectory_figure(times, images.unflatten(0, states.shape[:2]))
+
+    def arrival_figure(self, states: Int[Tensor, "T M L"]) -> Figure:
+        """Return maps of when the pixels of images came, below the images."""
+        return image_arrivals(states, self.to_images(states[-1]))
 
     def trajectory_text(self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]) -> str:
         """Return nothing: levels in lines are no picture."""

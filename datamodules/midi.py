@@ -20,10 +20,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from scipy.io import wavfile
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric
 from tqdm.auto import tqdm
 
+from ddm.arrivals import pianoroll_arrivals
 from ddm.datamodules.cache import fingerprint, reading_cache, visible, write_cache
 from ddm.datamodules.music import (
     REST,
@@ -231,14 +231,18 @@ class Midi(SequenceDataModule):
             "unigram_entropy": UnigramEntropy(),
         }
 
-    def log_samples(
-        self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
-    ) -> None:
-        """Show the pianorolls of samples in TensorBoard, and let the first two be heard."""
-        writer.add_figure(title, self._pianorolls(tokens), step)
-        for i, row in enumerate(tokens[:2]):
-            audio = torch.from_numpy(synthesize(row, self.voices))[None]
-            writer.add_audio(f"{title}/{i}", audio, step, sample_rate=SAMPLE_RATE)
+    def samples_figure(self, tokens: Int[Tensor, "B L"]) -> Figure:
+        """Return pianorolls of samples, at most 16."""
+        prompt_length = self.prompt_length // self.voices
+        return pianoroll_figure(tokens[:_SHOWN], voices=self.voices, prompt_length=prompt_length)
+
+    def samples_text(self, tokens: Int[Tensor, "B L"]) -> str:
+        """Return nothing: names of notes in lines are no picture."""
+        return ""
+
+    def samples_audio(self, tokens: Int[Tensor, "B L"]) -> tuple[list[Float[Tensor, " T"]], int]:
+        """Return the sound of the first two samples."""
+        return [torch.from_numpy(synthesize(row, self.voices)) for row in tokens[:2]], SAMPLE_RATE
 
     def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
         """Write every sample as a MIDI file, the first two as audio, and a pianoroll of the first.
@@ -247,7 +251,7 @@ class Midi(SequenceDataModule):
             The files written.
         """
         paths = save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
-        save_figure(self._pianorolls(tokens), paths[1])
+        save_figure(self.samples_figure(tokens), paths[1])
         for i, row in enumerate(tokens):
             paths.append(folder / f"sample_{i:04d}.mid")
             with replacing(paths[-1]) as unfinished:
@@ -268,9 +272,9 @@ class Midi(SequenceDataModule):
             times, states, voices=self.voices, prompt_length=prompt_length
         )
 
-    def _pianorolls(self, tokens: Int[Tensor, "B L"]) -> Figure:
-        prompt_length = self.prompt_length // self.voices
-        return pianoroll_figure(tokens[:_SHOWN], voices=self.voices, prompt_length=prompt_length)
+    def arrival_figure(self, states: Int[Tensor, "T M L"]) -> Figure:
+        """Return pianorolls of samples in which the color of a note says when it came."""
+        return pianoroll_arrivals(states, voices=self.voices)
 
     def _split(
         self, pieces: list[np.ndarray]

@@ -11,9 +11,9 @@ from lightning.pytorch import LightningDataModule
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import Metric, MetricCollection
 
+from ddm.arrivals import token_arrivals
 from ddm.datamodules.loading import EpochSampler, TrainingLoader
 from ddm.files import replacing
 from ddm.functional import require_at_least
@@ -133,14 +133,17 @@ class SequenceDataModule(LightningDataModule, ABC):
             return None
         return torch.arange(self.length) >= self.prompt_length
 
-    def log_samples(
-        self, writer: SummaryWriter, title: str, tokens: Int[Tensor, "B L"], step: int
-    ) -> None:
-        """Show samples in TensorBoard: by default a picture of the tokens, and their text."""
-        writer.add_figure(title, token_figure(tokens, self.vocab_size), step)
-        lines = [line for text in self.decode(tokens) for line in (*text.splitlines(), "")]
-        # Indented by four: markdown shows it as it is.
-        writer.add_text(title, "\n".join(f"    {line}" for line in lines), step)
+    def samples_figure(self, tokens: Int[Tensor, "B L"]) -> Figure:
+        """Return a picture of samples: by default their tokens as a heat map."""
+        return token_figure(tokens, self.vocab_size)
+
+    def samples_text(self, tokens: Int[Tensor, "B L"]) -> str:
+        """Return samples as text, with blank lines between; empty where text says nothing."""
+        return "\n\n".join(self.decode(tokens))
+
+    def samples_audio(self, tokens: Int[Tensor, "B L"]) -> tuple[list[Float[Tensor, " T"]], int]:
+        """Return what can be heard of samples, and the number of values per second."""
+        return [], 0
 
     def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
         """Write samples for people to look at: by default as text and as a picture of the tokens.
@@ -155,6 +158,10 @@ class SequenceDataModule(LightningDataModule, ABC):
     ) -> Figure:
         """Return a picture of samples on their way from noise to data; masks stand out in it."""
         return trajectory_figure(times, states, self.vocab_size)
+
+    def arrival_figure(self, states: Int[Tensor, "T M L"]) -> Figure:
+        """Return a picture of when the tokens of samples got their final value."""
+        return token_arrivals(states)
 
     def trajectory_text(self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]) -> str:
         """Return the states of each sample, a line per state; empty where text says nothing."""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import Metric
 
+from ddm.arrivals import text_arrivals
 from ddm.datamodules.corpus import Corpus
 from ddm.datamodules.sequences import SequenceDataModule
 from ddm.datamodules.vocabularies import CharacterVocabulary, Vocabulary
@@ -76,6 +77,15 @@ class TextData(SequenceDataModule):
     def decode(self, tokens: Integer[Tensor, "B L"]) -> list[str]:
         """Return the text of each sequence; the mask becomes U+FFFD."""
         return self.vocabulary.decode(tokens)
+
+    def samples_figure(self, tokens: Int[Tensor, "B L"]) -> Figure:
+        """Return samples as text, in letters of one width."""
+        return text_figure(self.samples_text(tokens), width=64)
+
+    def arrival_figure(self, states: Int[Tensor, "T M L"]) -> Figure:
+        """Return samples as text in which the color of the ground says when a token came."""
+        pieces = [self.decode(row[:, None]) for row in states[-1]]
+        return text_arrivals(states, [[p.replace("\n", "↵") for p in row] for row in pieces])
 
     def trajectory_figure(
         self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]

@@ -1,5 +1,6 @@
 """Pictures of tokens, outside of pyplot's global state."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -8,6 +9,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -56,7 +58,9 @@ def trajectory_figure(
         )
         _label_states(axes, times[:, sample])
     rows[-1].set_xlabel("position")
-    figure.colorbar(image, ax=list(rows), label="token", extend="max")
+    masked = bool((states >= vocab_size).any())
+    label = "token; gray: masked" if masked else "token"
+    figure.colorbar(image, ax=list(rows), label=label, extend="max" if masked else "neither")
     return figure
 
 
@@ -128,6 +132,8 @@ def pianoroll_trajectory_figure(
 ) -> Figure:
     """Return pianorolls of the states of samples, one sample per column, noise above data.
 
+    They show the pitches that the last states use.
+
     Args:
         times: The times of the states.
         states: Music, as `pianoroll_figure` takes it; where there is a mask, the sixteenth is gray.
@@ -138,6 +144,7 @@ def pianoroll_trajectory_figure(
     steps = length // voices
     figure = Figure(figsize=(0.6 + 4 * num, 0.6 + num_states), layout="constrained")
     columns = figure.subplots(1, num, sharey=True, squeeze=False)[0]
+    low, high = used_pitches(states[-1].numpy())  # noise may use all of them
     for sample, axes in enumerate(columns):
         roll = np.ones((num_states, NUM_PITCHES, steps, 3))
         for state, canvas in zip(states[:, sample].numpy(), roll, strict=True):
@@ -148,7 +155,7 @@ def pianoroll_trajectory_figure(
                 (at,) = np.nonzero((row >= 0) & (row < NUM_PITCHES))
                 canvas[NUM_PITCHES - 1 - row[at], at] = to_rgb(f"C{voice}")
         axes.imshow(
-            roll.reshape(-1, steps, 3),
+            roll[:, NUM_PITCHES - high : NUM_PITCHES - low].reshape(-1, steps, 3),
             aspect="auto",
             interpolation="nearest",
             extent=(0, steps, num_states - 0.5, -0.5),
@@ -177,20 +184,49 @@ def pianoroll_figure(
     figure = Figure(figsize=(10, 0.6 + 1.1 * num), layout="constrained")
     rows = figure.subplots(num, 1, sharex=True, squeeze=False)[:, 0]
     for axes, music in zip(rows, tokens.cpu().numpy(), strict=True):
-        heights: list[int] = []
         for voice, row in enumerate(music.reshape(-1, voices).T):
             (at,) = np.nonzero((row >= 0) & (row < NUM_PITCHES))
             axes.hlines(row[at], at, at + 1, colors=f"C{voice}", linewidth=2.5)
-            heights += row[at].tolist()
-        axes.set(
-            xlim=(0, length // voices),
-            ylim=(min(heights, default=60) - 2, max(heights, default=60) + 2),
-        )
+        axes.set(xlim=(0, length // voices), ylim=used_pitches(music))
         if prompt_length:
             axes.axvline(prompt_length, color="black", linestyle="--", linewidth=1)
     figure.supylabel("pitch")
     rows[-1].set_xlabel("sixteenth")
     return figure
+
+
+def used_pitches(tokens: Int[np.ndarray, "..."]) -> tuple[int, int]:
+    """Return the range of pitches that music uses, with a margin of two, within 0..128."""
+    notes = tokens[(tokens >= 0) & (tokens < NUM_PITCHES)]
+    low, high = (int(notes.min()), int(notes.max())) if len(notes) else (60, 60)
+    return max(0, low - 2), min(NUM_PITCHES, high + 3)
+
+
+def pixels(figure: Figure, dpi: int = 100) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a figure as pixels."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def side_by_side(
+    figures: Mapping[str, Figure], space: int = 24
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Return figures as one picture, from left to right, each under its title."""
+    parts = []
+    for title, figure in figures.items():
+        if figure.get_layout_engine() is None:  # room for the title
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width, height + 0.3)
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        parts.append(pixels(figure))
+    height = max(len(part) for part in parts)
+    padded = [
+        np.pad(part, ((0, height - len(part)), (0, space), (0, 0)), constant_values=255)
+        for part in parts
+    ]
+    return np.concatenate(padded, axis=1)
 
 
 def _label_states(axes: Axes, times: Float[Tensor, " T"]) -> None:

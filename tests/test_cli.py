@@ -360,8 +360,8 @@ def test_samples_of_the_log(checkpoint: Path) -> None:
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "val/bits_per_token", "samples/countdown_error_2"} <= set(tags["scalars"])
-    shown = ["samples/2_steps", "samples/2_steps/trajectory"]
-    assert tags["images"] == shown
+    shown = ["samples/2_steps", "samples/2_steps_path"]
+    assert tags["images"] == [*shown, "samples/2_steps_when"]
     assert tags["tensors"] == [f"{name}/text_summary" for name in shown]
 
 

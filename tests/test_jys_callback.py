@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.data import DataLoader
 
 from ddm.backbones import MLP, Transformer
@@ -391,17 +392,41 @@ def test_tensorboard_views(tmp_path):
     ours = {tag for tag in tags["scalars"] if tag.startswith(SECTION)}
     assert ours == {f"{SECTION}/{name}" for name in names}
     assert SECTION < "samples"
-    (tag,) = tags["tensors"]
+    layout, tag = sorted(tags["tensors"])
+    assert layout == "custom_scalars__config__"
     words = events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
     assert f"| {callback.history[-1]['num_steps']} | {callback.history[-1]['winner']} |" in words
     calls = [entry["num_calls"] for entry in callback.history[::2]]
     assert calls == [SMALL["num_times"] + SMALL["pilot_times"]] * 2
     settings = Path(logger.log_dir, "hparams.yaml").read_text()
     assert "OptimalSteps(gamma=0.5, num_times=6, pilot_times=4)" in settings
+    assert "learning_rate: 0.01" in settings
+    assert "kernel: Uniform(" in settings
+
+
+def test_hyperparameters_are_shown_with_metrics(tmp_path):
+    """TensorBoard lists settings beside the names of metrics, and no metric has a made-up value."""
+    callback = JYSScheduleCallback((2,), optimizer=OptimalSteps(**SMALL), num_samples=16)
+    logger = TensorBoardLogger(tmp_path)
+    run = trainer(tmp_path, callback, SampleLogger(2, [3]), epochs=1, logger=logger)
+    data = CountDown(V, L, num_samples=64, num_val=16, batch_size=16)
+    run.fit(module(), datamodule=data)
+    events = EventAccumulator(logger.log_dir).Reload()
+    metadata = events.SummaryMetadata("_hparams_/experiment")
+    content = HParamsPluginData.FromString(metadata.plugin_data.content).experiment
+    metrics = {info.name.tag for info in content.metric_infos}
+    assert {"val/bits_per_token", "samples/countdown_error_3", f"{SECTION}/gain_2"} <= metrics
+    assert {"kernel", "noise", "network", "learning_rate"} <= {h.name for h in content.hparam_infos}
+    scalars = events.Tags()["scalars"]
+    assert "hp_metric" not in scalars
+    assert len(events.Scalars("val/bits_per_token")) == 1
 
 
 def test_other_loggers(tmp_path):
-    """A logger with `log_image`, such as that of W&B, gets the same pictures and numbers."""
+    """A logger with `log_image`, such as that of W&B, gets the same pictures and numbers.
+
+    One that has a folder and shows nothing, such as that for CSV, gets them as files.
+    """
     shown, numbers = [], []
 
     class Foreign(CSVLogger):
@@ -416,7 +441,10 @@ def test_other_loggers(tmp_path):
     )
     run = trainer(tmp_path, callback, epochs=1, logger=[Foreign(tmp_path), CSVLogger(tmp_path)])
     run.fit(module(), data())
-    assert shown == [(f"{SECTION}/{name}", (600, 400), 4) for name in ("overview", "cost")]
+    sizes = {"overview": (600, 400), "cost": (900, 360)}
+    assert shown == [(f"{SECTION}/{name}", size, 4) for name, size in sizes.items()]
+    folder = Path(run.loggers[1].log_dir, SECTION)
+    assert {path.name for path in folder.iterdir()} == {"overview.png", "cost.png", "decisions.md"}
     assert f"{SECTION}/gain_2" in numbers
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pretty_midi
 import pytest
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from ddm.commands import data as prepare
 from ddm.datamodules import Midi, melody, midi, tokens_to_midi
@@ -423,17 +422,15 @@ def test_saved_voices(tunes, tmp_path):
     assert len(sound) == rate
 
 
-def test_logged_samples(tunes, tmp_path):
-    """TensorBoard shows the pianorolls and plays two samples."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+def test_shown_samples(tunes):
+    """Pianorolls, when their notes came, and the sound of two samples."""
     data = small(tunes)
-    with SummaryWriter(str(tmp_path / "log")) as writer:
-        data.log_samples(writer, "samples/8", data.val_tokens.long(), 3)
-    events = EventAccumulator(str(tmp_path / "log"))
-    events.Reload()
-    assert events.Tags()["images"] == ["samples/8"]
-    assert events.Tags()["audio"] == ["samples/8/0", "samples/8/1"]
+    tokens = data.val_tokens.long()
+    assert len(data.samples_figure(tokens).axes) == len(tokens)
+    assert data.samples_text(tokens) == ""
+    assert len(data.arrival_figure(tokens.expand(3, -1, -1)).axes) == len(tokens) + 1
+    sounds, rate = data.samples_audio(tokens)
+    assert [len(sound) for sound in sounds] == [data.length * rate // 8] * 2
 
 
 # The tunes of music21

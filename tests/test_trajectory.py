@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from cases import each_legal_pair
+from ddm.arrivals import image_arrivals, last_changes, pianoroll_arrivals
 from ddm.datamodules import CountDown, Images, Text
 from ddm.denoisers import ExactDenoiser
 from ddm.noise import LogLinear
-from ddm.pictures import pianoroll_trajectory_figure, text_figure, trajectory_figure
+from ddm.pictures import (
+    pianoroll_trajectory_figure,
+    side_by_side,
+    text_figure,
+    trajectory_figure,
+    used_pitches,
+)
 from ddm.process import ForwardProcess
 from ddm.samplers import Trajectory
 from exact import random_joint
@@ -153,8 +161,56 @@ def test_pianorolls_of_states():
     assert (roll[2] != 1).any(-1).sum() == 4
 
 
+def test_pianorolls_show_the_pitches_in_use():
+    """The range of the last states with a margin of two, whatever noise has used before."""
+    states = torch.tensor([[[0, 127]], [[60, 72]]])
+    figure = pianoroll_trajectory_figure(TIMES[:2, :1], states)
+    roll = np.asarray(figure.axes[0].images[0].get_array()).reshape(2, -1, 2, 3)
+    assert roll.shape[1] == 72 + 3 - (60 - 2)
+    assert (roll[0] == 1).all()
+    assert np.allclose(roll[1, 2, 1], to_rgb("C0"))
+    assert used_pitches(np.array([128, 129])) == (58, 63)
+
+
+def test_last_changes():
+    """The step after which a token stays; 0 for tokens that were there from the start."""
+    states = torch.tensor([[[9, 9, 1]], [[9, 2, 1]], [[3, 2, 1]], [[4, 2, 1]]])
+    assert last_changes(states).tolist() == [[3, 1, 0]]
+    assert last_changes(states[:1]).tolist() == [[0, 0, 0]]
+
+
+def test_arrivals_have_a_color_per_step(tmp_path):
+    """Numbers, letters, pixels and notes are drawn with the colors of their steps."""
+    (tmp_path / "text.txt").write_text("ab\n" * 40)
+    text = Text(str(tmp_path / "text.txt"), length=4, val_fraction=0.2)
+    a, b, end = text.encode("ab\n").tolist()
+    mask = text.vocab_size
+    states = torch.tensor([[[mask] * 4], [[mask, a, mask, end]], [[b, a, a, end]]])
+    figure = text.arrival_figure(states)
+    letters, bar = figure.axes
+    assert [line.get_text() for line in letters.texts] == ["baa↵"]
+    assert letters.images[0].get_array().tolist() == [[2, 1, 2, 1]]
+    assert bar.get_xlabel().startswith("step that set the token")
+    (axes, _) = CountDown(4, 4).arrival_figure(states).axes
+    assert axes.images[0].get_array().tolist() == [[2, 1, 2, 1]]
+    shown = image_arrivals(states, torch.zeros(1, 1, 2, 2, dtype=torch.uint8)).axes
+    assert shown[1].images[0].get_array().tolist() == [[2, 1], [2, 1]]
+    music = torch.tensor([[[129, 129]], [[129, 60]], [[62, 60]]])
+    (lines,) = pianoroll_arrivals(music).axes[0].collections
+    assert len({tuple(color) for color in lines.get_colors()}) == 2
+
+
+def test_side_by_side():
+    """Pictures stand beside each other, from the top, each under its title."""
+    figures = {name: Figure(figsize=(1, high)) for name, high in (("a", 1), ("b", 2))}
+    picture = side_by_side(figures, space=10)
+    assert picture.shape == (230, 220, 3)
+    assert [figure.get_suptitle() for figure in figures.values()] == ["a", "b"]
+    assert (picture[130:, :100] == 255).all()
+
+
 def test_numbers_of_countdown():
     """By default, states are shown by what `decode` makes of them."""
     data = CountDown(4, 3)
     text = data.trajectory_text(TIMES[::2, :1], torch.tensor([[[4, 4, 4]], [[2, 1, 0]]]))
-    assert text == "t = 1.000  4 4 4\nt = 0.000  2 1 0"
+    assert text == "t = 1.000  � � �\nt = 0.000  2 1 0"

@@ -22,6 +22,9 @@ class Trajectory:
         self._times: list[Tensor] = []
         self._states: list[Tensor] = []
 
+    def __len__(self) -> int:
+        return len(self._states)
+
     def record(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> None:
         """Keep the next state, x_t at the times t, of the first samples."""
         # Copied: a view would keep the whole batch. On its device: the loop need not wait.

@@ -1,0 +1,82 @@
+"""What schedules cost: all candidates of the last update, and how costs moved in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ddm.callbacks.overview import COLORS
+from ddm.schedules import CostTable
+
+MARKERS = {"uniform": "s", "cosine": "^", "previous": "D", "new": "o"}
+
+
+def plot_update_costs(updates: Sequence[Mapping[str, Any]], table: CostTable) -> Figure:
+    """Draw measured costs of all candidates beside the predicted optimum, and costs over training.
+
+    Costs are excess nats per sequence on held-out sequences, less is better; they are not biased,
+    so that one may be below zero by chance and is left out of a logarithmic axis.
+
+    Args:
+        updates: See `JYSScheduleCallback.updates`.
+        table: The table of the last update, which predicts the cost of any number of steps.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _candidates(left, updates[-1], table)
+    _history(right, updates)
+    numbers = [row["num_steps"] for row in updates[-1]["schedules"]]
+    steps = sorted({update["step"] for update in updates})
+    for axes, ticks in ((left, numbers), (right, steps[:: max(1, len(steps) // 6)])):
+        axes.set_xscale("log")
+        if any(np.nanmax(line.get_ydata(), initial=0.0) > 0 for line in axes.lines):
+            axes.set_yscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+    left.set_ylabel("excess cost, weighted nats per sequence", fontsize=8)
+    return figure
+
+
+def _candidates(axes: Axes, update: Mapping[str, Any], table: CostTable) -> None:
+    """Draw the costs of all candidates against the number of steps."""
+    rows = update["schedules"]
+    numbers = [row["num_steps"] for row in rows]
+    line = np.unique(np.geomspace(max(1, min(numbers) / 2), 2 * max(numbers), 24).astype(int))
+    predicted = [_positive(table.cost(int(n))) for n in line]
+    axes.plot(line, predicted, color="0.6", linewidth=1, label="optimum, predicted", zorder=0)
+    # Side by side, or markers of equal costs would hide each other.
+    for place, (name, marker) in enumerate(MARKERS.items()):
+        at = [n * 1.06 ** (place - 1.5) for n in numbers]
+        costs = [_positive(row["costs"].get(name, np.nan)) for row in rows]
+        axes.plot(at, costs, marker, color=COLORS[name], markersize=5, label=name)
+    title = f"candidates at step {update['step']:,}, measured on held-out sequences"
+    axes.set_title(title, fontsize=8, loc="left")
+    axes.set_xlabel("number of steps", fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _history(axes: Axes, updates: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the costs of uniform and kept schedules against the training step."""
+    steps = [update["step"] for update in updates]
+    last = updates[-1]["schedules"]
+    for k, row in enumerate(last):
+        rows = [update["schedules"][k] for update in updates]
+        kept = [_positive(r["costs"].get(r["winner"], np.nan)) for r in rows]
+        uniform = [_positive(r["costs"].get("uniform", np.nan)) for r in rows]
+        color = f"C{k % 10}"
+        axes.plot(steps, uniform, ":", color=color, linewidth=1, marker=".", markersize=3)
+        label = f"{row['num_steps']} steps"
+        axes.plot(steps, kept, color=color, marker=".", markersize=5, label=label)
+    axes.set_title("kept (lines) and uniform (dotted) while training", fontsize=8, loc="left")
+    axes.set_xlabel("training step", fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _positive(cost: float) -> float:
+    return cost if cost > 0 else np.nan
