@@ -27,31 +27,30 @@ class TokenSequences(Dataset[Batch]):
 
     Args:
         tokens: Sequences of any integer type, with shape (N, L); a strided view is fine.
-        free: The positions that are generated, (L,), where others are given; items then hold them
-            as "free" beside "tokens", in the same shape.
+        free: The positions that are generated, (L,) or (N, L), where others are given; items then
+            hold them as "free" beside "tokens", in the same shape.
     """
 
     def __init__(
-        self, tokens: Integer[Tensor, "N L"], free: Bool[Tensor, " L"] | None = None
+        self, tokens: Integer[Tensor, "N L"], free: Bool[Tensor, "*N L"] | None = None
     ) -> None:
         self.tokens = tokens
-        self.free = free
+        self.free = None if free is None else free.expand(tokens.shape)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def __getitem__(self, index: int) -> Batch:
         """Return one sequence as `{"tokens": (L,)}`, of type int64."""
-        return self._item(self.tokens[index].long())
+        return self._item(index)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return a batch as `{"tokens": (B, L)}`, of type int64; the loader calls this."""
-        return self._item(self.tokens[torch.tensor(indices)].long())
+        return self._item(torch.tensor(indices))
 
-    def _item(self, tokens: Tensor) -> Batch:
-        if self.free is None:
-            return {"tokens": tokens}
-        return {"tokens": tokens, "free": self.free.expand(tokens.shape)}
+    def _item(self, index: int | Tensor) -> Batch:
+        item = {"tokens": self.tokens[index].long()}
+        return item if self.free is None else item | {"free": self.free[index]}
 
 
 class SequenceDataModule(LightningDataModule, ABC):
@@ -127,8 +126,11 @@ class SequenceDataModule(LightningDataModule, ABC):
         return metrics.compute()
 
     @property
-    def free(self) -> Bool[Tensor, " L"] | None:
-        """The positions that are generated, (L,), None if no others are given."""
+    def free(self) -> Bool[Tensor, "*N L"] | None:
+        """The positions that are generated, (L,), None if no others are given.
+
+        Where they differ between sequences, (N, L); all splits then hold the same sequences.
+        """
         if self.prompt_length == 0:
             return None
         return torch.arange(self.length) >= self.prompt_length

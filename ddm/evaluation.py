@@ -32,16 +32,18 @@ def measure(
     """Draw samples, beside held-out sequences, and return the values of the data's metrics."""
     generator = torch.Generator(module.device).manual_seed(seed)
     held_out = data.test_tokens
-    reference = held_out[torch.arange(num_samples) % len(held_out)].long().to(module.device)
+    index = torch.arange(num_samples) % len(held_out)
+    reference = held_out[index].long().to(module.device)
+    free = None if data.free is None else data.free.expand_as(held_out)[index].to(module.device)
     batches = [
         module.sample(
             len(rows),
             schedule,
-            tokens=None if data.free is None else rows,
-            free=None if data.free is None else data.free.to(rows.device).expand_as(rows),
+            tokens=None if free is None else reference[rows],
+            free=None if free is None else free[rows],
             generator=generator,
         ).tokens
-        for rows in reference.split(batch_size)
+        for rows in torch.arange(num_samples).split(batch_size)
     ]
     values = data.measure(torch.cat(batches), reference)
     # Samples without a word have no share of words, and JSON has no NaN.

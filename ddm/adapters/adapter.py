@@ -108,6 +108,8 @@ class Adapter(NetworkDenoiser):
     """What the output means."""
     offset: int = 0
     """How far to the left of a token the network writes its logits."""
+    aligned: bool = False
+    """Whether texts are padded on the left, so that what is generated begins in one column."""
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class DiffusionGemma(Adapter):
         noise: Noise schedule; the network does not know it. By default `LogLinear()`.
     """
 
+    aligned = True
+
     def __init__(
         self, model: nn.Module, *, floor: float = 0.05, noise: NoiseSchedule | None = None
     ) -> None:

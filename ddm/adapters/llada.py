@@ -22,6 +22,8 @@ class LLaDA(MaskedLM):
         noise: Noise schedule, by default `LogLinear()`: t is the fraction of masks.
     """
 
+    aligned = True
+
     def banned_of(self, ids: TokenIds) -> tuple[int, ...]:
         """Return padding, unless it ends texts as well, and ids without a meaning."""
         own_pad = () if ids.pad is None or ids.pad == ids.eos else (ids.pad,)

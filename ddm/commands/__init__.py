@@ -5,9 +5,9 @@ Nothing is imported here, so that `ddm --help` need not wait for what a single c
 
 COMMANDS = {
     "train": "train, validate or test a model",
-    "sample": "draw samples from a checkpoint",
-    "optimize": "find sampling schedules for a checkpoint",
-    "evaluate": "measure a checkpoint with several schedules",
+    "sample": "draw samples from a checkpoint, or a model of others",
+    "optimize": "find sampling schedules for one",
+    "evaluate": "measure one with several schedules",
     "export": "shrink a checkpoint to what sampling needs",
     "data": "write real data to train on",
     "demo": "train a toy model and compare sampling schedules",

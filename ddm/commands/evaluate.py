@@ -1,4 +1,4 @@
-"""Measure a checkpoint with several schedules; `ddm evaluate --help` says more."""
+"""Measure a model with several schedules; `ddm evaluate --help` says more."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ddm.checkpoint import load_data, load_model
 from ddm.commands import parsers
 from ddm.commands.door import command
-from ddm.commands.options import find_device, make_folder
-from ddm.commands.shipped import folder_beside
+from ddm.commands.options import make_folder
+from ddm.commands.subject import check_steps, examples, folder_of, load, name_of
 from ddm.datamodules import SequenceDataModule, Text
 from ddm.evaluation import Cells, measure, plot_metric, summarize, write_rows
 from ddm.files import alone, read_json, write_json
@@ -24,6 +23,7 @@ from ddm.module import DiscreteDiffusion
 from ddm.pictures import save_figure
 from ddm.schedules import (
     JumpYourSteps,
+    OptimalCounts,
     OptimalSteps,
     SamplingSchedule,
     ScheduleOptimizer,
@@ -61,7 +61,7 @@ def schedules_of_training(
     module: DiscreteDiffusion, options: argparse.Namespace
 ) -> Schedules | None:
     """Return the schedules of the checkpoint, if they are there for all numbers of steps."""
-    kept = schedules_of(options.checkpoint)
+    kept = None if options.checkpoint is None else schedules_of(options.checkpoint)
     if kept is None:
         return None
     if kept.table is not None:
@@ -75,43 +75,46 @@ def optimize(
     name: str, module: DiscreteDiffusion, data: SequenceDataModule, options: argparse.Namespace
 ) -> Schedules:
     """Return the schedules that a method finds on training sequences."""
-    which = torch.randperm(len(data.train_tokens), generator=torch.Generator().manual_seed(0))
-    x_0 = data.train_tokens[which[: options.num_sequences]].long().to(module.device)
-    method = OptimalSteps if name == "optimal" else JumpYourSteps
-    optimizer: ScheduleOptimizer = method(batch_size=options.batch_size)
+    size = options.batch_size
+    x_0, free, _ = examples(module, data, options.num_sequences, size)
+    optimizer: ScheduleOptimizer = OptimalSteps(batch_size=size)
+    if name == "jys":
+        optimizer = JumpYourSteps(batch_size=size)
+    elif options.order is not None:
+        optimizer = OptimalCounts(batch_size=size)
     return optimizer(
         module.denoiser,
         module.sampler,
-        x_0,
+        x_0.to(module.device),
         options.num_steps,
-        free=None if data.free is None else data.free.to(x_0.device).expand_as(x_0),
+        free=None if free is None else free.to(module.device),
         generator=torch.Generator(module.device).manual_seed(0),
         progress=True,
     ).schedules
 
 
-def load(options: argparse.Namespace) -> tuple[DiscreteDiffusion, SequenceDataModule]:
+def prepare(options: argparse.Namespace) -> tuple[DiscreteDiffusion, SequenceDataModule]:
     """Return the model, on its device, and its data, with the metrics ready.
 
     Raises:
         ValueError: The checkpoint has no data, or they do not fit what is asked for.
     """
-    device = find_device(options.device)
-    module = load_model(options.checkpoint, trust=options.trust).to(device)
-    data = load_data(options.checkpoint, trust=options.trust)
+    module, data = load(options)
     if not isinstance(data, SequenceDataModule):
         raise ValueError(
             f"`checkpoint` must say what data it was trained on, but '{options.checkpoint}' does "
             "not, or they cannot be read (a warning above says why); train it with `ddm train`, or "
             "bring its data back."
         )
-    if options.language_model is not None:
+    check_steps(module, data, options.num_steps)
+    if options.language_model is not None and options.model is None:
         if not isinstance(data, Text):
             raise ValueError(
                 f"`language_model` measures text, got a checkpoint of {type(data).__name__}; leave "
                 "it out."
             )
         data.language_model = options.language_model
+    if options.language_model is not None:
         data.metrics()  # loads it, once for all cells
     data.prepare_data()
     data.setup("test")
@@ -130,14 +133,20 @@ def finished(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         ValueError: There are results of another setting.
     """
     setting = {
-        "checkpoint": options.checkpoint.name,
-        "sha256": sha256(options.checkpoint),
         "num_samples": options.num_samples,
         "num_sequences": options.num_sequences,
         "batch_size": options.batch_size,
     }
-    if (beside := schedules_beside(options.checkpoint)).is_file():
-        setting["schedules_sha256"] = sha256(beside)
+    if options.model is not None:
+        setting["model"], setting["order"] = name_of(options), options.order
+        setting["num_tokens"] = options.num_tokens
+        if options.prompts is not None:
+            setting["prompts_sha256"] = sha256(options.prompts)
+    else:
+        setting["checkpoint"] = options.checkpoint.name
+        setting["sha256"] = sha256(options.checkpoint)
+        if (beside := schedules_beside(options.checkpoint)).is_file():
+            setting["schedules_sha256"] = sha256(beside)
     if options.language_model is not None:
         setting["language_model"] = options.language_model
     content = read_json(path) if path.is_file() else {"setting": setting, "cells": {}}
@@ -175,9 +184,8 @@ def main(args: list[str]) -> Cells:
     """Run the command line; return the values of all cells."""
     options = parsers.evaluate().parse_args(args)
     # All that can be wrong, before the first network call.
-    module, data = load(options)
-    name = f"{options.checkpoint.stem}.evaluation"
-    out = make_folder(options.out or folder_beside(options.checkpoint) / name)
+    module, data = prepare(options)
+    out = make_folder(options.out or folder_of(options) / f"{name_of(options)}.evaluation")
     path = out / "evaluation.json"
     content = finished(path, options)
 

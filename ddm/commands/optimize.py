@@ -1,58 +1,33 @@
-"""Find sampling schedules for a trained checkpoint; `ddm optimize --help` says more."""
+"""Find sampling schedules for a trained model; `ddm optimize --help` says more."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from ddm.batch import free_of, tokens_of
-from ddm.checkpoint import load_data, load_model
 from ddm.commands import parsers
 from ddm.commands.door import command
-from ddm.commands.options import find_device, make_folder
-from ddm.commands.shipped import folder_beside
+from ddm.commands.options import make_folder
+from ddm.commands.subject import check_steps, examples, folder_of, load, name_of
 from ddm.pictures import save_figure
 from ddm.schedules import (
     CostTable,
     JumpYourSteps,
+    OptimalCounts,
     OptimalSteps,
     Optimized,
     SamplingSchedule,
+    ScheduleOptimizer,
     choose,
 )
 from ddm.schedules.beside import save_beside, step_of
-from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_costs, plot_density, plot_schedules
-
-
-def training_tokens(
-    checkpoint: Path, num: int, trust: Sequence[str] = ()
-) -> tuple[Tensor, Tensor | None]:
-    """Return the first `num` training sequences of the data, and the positions that are free.
-
-    Raises:
-        ValueError: The checkpoint does not say what data it was trained on, or they are few.
-    """
-    data = load_data(checkpoint, trust=trust)
-    if data is None:
-        raise ValueError(
-            f"`checkpoint` must say what data it was trained on, but '{checkpoint}' does not; "
-            "train it with `ddm train`."
-        )
-    data.prepare_data()
-    data.setup("fit")
-    batches, masks, count = [], [], 0
-    for batch in data.train_dataloader():
-        batches.append(tokens_of(batch))
-        masks.append(free_of(batch))
-        count += len(batches[-1])
-        if count >= num:
-            break
-    free = [mask for mask in masks if mask is not None]
-    return torch.cat(batches)[:num], torch.cat(free)[:num] if free else None
+from ddm.schedules.setting import Setting
 
 
 def keep(
@@ -77,41 +52,83 @@ def keep(
     return kept
 
 
+def keep_counts(found: Optimized) -> None:
+    """Print what numbers of tokens cost on held-out sequences; the best are kept already."""
+    print("\n-log p of held-out sequences, nats per sequence")
+    for n, schedule in found.schedules.items():
+        costs = "  ".join(f"{name} {nats:.4g}" for name, nats in schedule.info["nats"].items())
+        print(f"{n:4d}  {costs}  kept: {schedule.source}")
+
+
+def save(
+    found: Optimized, path: Path, setting: Setting, origin: str, options: argparse.Namespace
+) -> Optimized:
+    """Write the schedules; those of a model of others say which it is. Return them as written."""
+    if options.model is None:
+        save_beside(found, path.parent / options.checkpoint.name, step_of(options.checkpoint))
+        return found
+    facts = {"model": name_of(options), "data": origin, **asdict(setting)}
+    schedules = {n: replace(s, info=s.info | facts) for n, s in found.schedules.items()}
+    found = replace(found, schedules=schedules)
+    found.save(path)
+    return found
+
+
+def next_command(path: Path, options: argparse.Namespace) -> str:
+    """Return a command that samples along the first of the schedules."""
+    steps = f"--num-steps {options.num_steps[0]}"
+    if options.model is None:
+        return f"ddm sample {options.checkpoint} {steps}"
+    order = "" if options.order is None else f" --order {options.order}"
+    return f"ddm sample --model {options.model}{order} --schedule {path} {steps} --prompt ..."
+
+
 @command
 def main(args: list[str]) -> Optimized:
     """Run the command line; return what was found."""
     options = parsers.optimize().parse_args(args)
     # All that can be wrong, before the first network call.
+    module, data = load(options)
+    size = options.batch_size
     gamma = {} if options.gamma is None else {"gamma": options.gamma}
-    optimizer = OptimalSteps(**gamma, batch_size=options.batch_size)
-    device = find_device(options.device)
-    module = load_model(options.checkpoint, trust=options.trust).to(device)
-    x_0, free = training_tokens(options.checkpoint, options.num_samples, options.trust)
-    name = schedules_beside(options.checkpoint).name
-    out = make_folder(options.out or folder_beside(options.checkpoint)) / name
+    optimizer: ScheduleOptimizer = OptimalSteps(**gamma, batch_size=size)
+    if options.order is not None:
+        optimizer = OptimalCounts(batch_size=size)
+        if gamma or options.method == "jys":
+            raise ValueError(
+                "`order` has optimal numbers of tokens, for which there is no `gamma` and no other "
+                "`method`, got one of them; leave it out."
+            )
+    check_steps(module, data, options.num_steps)
+    out = make_folder(options.out or folder_of(options)) / f"{name_of(options)}.schedules.json"
 
-    generator = torch.Generator(device).manual_seed(options.seed)
-    free = None if free is None else free.to(device)
-    setting = (module.denoiser, module.sampler, x_0.to(device), options.num_steps)
-    found = optimizer(*setting, free=free, generator=generator, progress=True)
-    table, num_calls = found.table, found.num_calls
-    assert table is not None
-    methods = {"optimal": found.schedules}
-    if options.method == "jys":
-        jys = JumpYourSteps(batch_size=options.batch_size)
-        result = jys(*setting, free=free, generator=generator, progress=True)
-        methods["jys"], num_calls = result.schedules, num_calls + result.num_calls
-    kept = keep(table, methods, options.method, options.num_steps)
-    optimized = Optimized(kept, num_calls, table)
-    save_beside(optimized, out.parent / options.checkpoint.name, step_of(options.checkpoint))
-    shown = {f"N = {n}": schedule for n, schedule in kept.items()}
-    figures = {
-        "costs": plot_costs(table, sorted({2, *options.num_steps})),
-        "density": plot_density(table),
-        "times": plot_schedules(shown),
+    x_0, free, origin = examples(module, data, options.num_samples, size)
+    settings: dict[str, Any] = {
+        "free": None if free is None else free.to(module.device),
+        "generator": torch.Generator(module.device).manual_seed(options.seed),
+        "progress": True,
     }
+    setting = (module.denoiser, module.sampler, x_0.to(module.device), options.num_steps)
+    begin = time.monotonic()
+    found = optimizer(*setting, **settings)
+    table, num_calls, kept = found.table, found.num_calls, found.schedules
+    figures = {}
+    if table is None:
+        keep_counts(found)
+    else:
+        methods = {"optimal": found.schedules}
+        if options.method == "jys":
+            result = JumpYourSteps(batch_size=size)(*setting, **settings)
+            methods["jys"], num_calls = result.schedules, num_calls + result.num_calls
+        kept = keep(table, methods, options.method, options.num_steps)
+        figures["costs"] = plot_costs(table, sorted({2, *options.num_steps}))
+        figures["density"] = plot_density(table)
+    figures["times"] = plot_schedules({f"N = {n}": schedule for n, schedule in kept.items()})
+    optimized = Optimized(kept, num_calls, table)
+    optimized = save(optimized, out, Setting.of(module.process, module.sampler), origin, options)
     paths = [save_figure(f, out.with_suffix(f".{name}.png")) for name, f in figures.items()]
-    print(f"{num_calls} network calls on {len(x_0)} sequences, {table.seconds:.1f} s")
+    seconds = time.monotonic() - begin
+    print(f"{num_calls} network calls on {len(x_0)} sequences ({origin}), {seconds:.1f} s")
     print("written:", out, *paths)
-    print(f"next: ddm sample {options.checkpoint} --num-steps {options.num_steps[0]}")
+    print("next:", next_command(out, options))
     return optimized

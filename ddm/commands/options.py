@@ -15,6 +15,9 @@ from ddm.commands.shipped import find_checkpoint
 MAX_STEPS = 10_000
 """More steps than this are more than any use: sequences have some thousand tokens at most."""
 
+ORDERS = ("random", "spaced", "confidence", "entropy", "margin", "left-to-right")
+"""Names of the orders in which masked tokens are revealed."""
+
 MANY = 1_000_000
 """Bound of other numbers, which stand for what is kept in memory."""
 
@@ -53,9 +56,9 @@ def real(name: str, least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the checkpoint, by path or by name."""
-    parser.add_argument(
+def add_checkpoint(parser: argparse.ArgumentParser) -> argparse.Action:
+    """Add the checkpoint, by path or by name; return its argument."""
+    checkpoint = parser.add_argument(
         "checkpoint",
         type=_checkpoint,
         help="file that training wrote, or the name of a shipped model, for instance digits",
@@ -66,6 +69,59 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PACKAGE",
         help="package whose classes the checkpoint may name, beside ddm; may be repeated",
+    )
+    return checkpoint
+
+
+def add_model(parser: argparse.ArgumentParser, checkpoint: argparse.Action) -> None:
+    """Add a model that somebody else trained, which may stand in place of the checkpoint."""
+
+    class Model(argparse.Action):
+        """Takes the model, and demands no checkpoint any more."""
+
+        def __call__(
+            self, _: object, namespace: argparse.Namespace, value: object, *__: object
+        ) -> None:
+            """Take the model."""
+            namespace.model = value
+            checkpoint.required = False
+
+    group = parser.add_argument_group("models of others (docs/your_model.md)")
+    add = group.add_argument
+    add(
+        "--model",
+        action=Model,
+        metavar="FOLDER_OR_ID",
+        help="in place of a checkpoint: folder of a model, or its name at Hugging Face",
+    )
+    add(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="a prompt a line; in a .jsonl file a line holds a prompt, a text, or infill (texts "
+        "with gaps between them); without it all is generated",
+    )
+    add(
+        "--num-tokens",
+        type=whole("num_tokens", most=2**20),
+        default=64,
+        help="tokens behind a prompt or in a gap, and of a text at most (default: 64)",
+    )
+    add(
+        "--order",
+        choices=ORDERS,
+        help="which masked tokens first (default: chance decides how many, and which)",
+    )
+    add(
+        "--adapter",
+        choices=("MaskedLM", "LLaDA", "ShiftedLM"),
+        help="conventions of the model, where its config.json does not say them",
+    )
+    add("--tokenizer", metavar="FOLDER_OR_ID", help="(default: the one in the model's folder)")
+    add(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that comes with the model; read it before",
     )
 
 

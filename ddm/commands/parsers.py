@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ddm.commands.door import Parser
-from ddm.commands.options import MAX_STEPS, add_checkpoint, add_running, real, whole
+from ddm.commands.options import MAX_STEPS, add_checkpoint, add_model, add_running, real, whole
 
 DEFAULT_STEPS = 32
 SCHEDULES = ("uniform", "cosine", "jys", "optimal")
@@ -40,10 +40,12 @@ def sample() -> Parser:
     and times; with `--trajectories M` also how the first M samples came out of the noise. Where the
     data ask for conditional generation, samples continue test sequences; `--prompt` and `--infill`
     say what to continue, or what to stand between, instead.
+
+    `ddm sample --model FOLDER --prompts FILE` draws from a model that somebody else trained.
     """
     parser = Parser("sample", sample.__doc__)
     add = parser.add_argument
-    add_checkpoint(parser)
+    checkpoint = add_checkpoint(parser)
     add(
         "--num-steps",
         type=whole("num_steps", most=MAX_STEPS),
@@ -77,6 +79,7 @@ def sample() -> Parser:
     )
     add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     add_running(parser, batch_size=64, seed="seed of the samples")
+    add_model(parser, checkpoint)
     return parser
 
 
@@ -88,10 +91,15 @@ def optimize() -> Parser:
     that the search did not use, by more than chance, and writes `<name>.schedules.json`, which
     `ddm sample` reads, with three plots beside it. Where the data ask for conditional generation,
     schedules are those for generation around their prompt.
+
+    `ddm optimize --model FOLDER --prompts FILE` finds them for a model that somebody else trained.
+    Texts in the file are the data; prompts alone are continued by the model itself, carefully, and
+    the samples serve as data. With `--order` schedules say how many tokens each call reveals in
+    that order.
     """
     parser = Parser("optimize", optimize.__doc__)
     add = parser.add_argument
-    add_checkpoint(parser)
+    checkpoint = add_checkpoint(parser)
     add(
         "--num-steps",
         type=whole("num_steps", most=MAX_STEPS),
@@ -113,6 +121,7 @@ def optimize() -> Parser:
     )
     add("--out", type=Path, help="folder to write to (default: beside the checkpoint)")
     add_running(parser, batch_size=128, seed="seed of the noise")
+    add_model(parser, checkpoint)
     return parser
 
 
@@ -123,10 +132,13 @@ def evaluate() -> Parser:
     schedules, and measures them with the metrics of the data. Writes `evaluation.json` after every
     cell, so that an interrupted evaluation goes on where it stopped, then `evaluation.csv` and
     plots of the metrics and of the schedules.
+
+    `ddm evaluate --model FOLDER --prompts FILE` measures a model that somebody else trained, by the
+    diversity of what it generates and, with `--language-model`, by its perplexity.
     """
     parser = Parser("evaluate", evaluate.__doc__)
     add = parser.add_argument
-    add_checkpoint(parser)
+    checkpoint = add_checkpoint(parser)
     numbers = whole("num_steps", most=MAX_STEPS)
     add("--num-steps", type=numbers, nargs="+", default=[4, 8, 16, 32], help="numbers of steps")
     add("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES), help="default: all")
@@ -143,6 +155,7 @@ def evaluate() -> Parser:
     )
     add("--out", type=Path, help="folder to write to (default: `<name>.evaluation` beside it)")
     add_running(parser, batch_size=64)
+    add_model(parser, checkpoint)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Draw samples from a checkpoint; `ddm sample --help` says more."""
+"""Draw samples from a model; `ddm sample --help` says more."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from ddm.checkpoint import load_data, load_model
 from ddm.commands import parsers
 from ddm.commands.door import command
-from ddm.commands.options import find_device, make_folder
+from ddm.commands.options import make_folder
 from ddm.commands.parsers import DEFAULT_STEPS
 from ddm.commands.prompts import prompts
+from ddm.commands.subject import check_model_of, check_steps, load
 from ddm.datamodules import SequenceDataModule
 from ddm.datamodules.sequences import save_as_text
 from ddm.files import read_json, replacing
@@ -31,13 +31,13 @@ SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine
 
 
 def load_schedule(
-    checkpoint: str | Path, num_steps: int | None = None, choice: str | None = None
+    checkpoint: str | Path | None, num_steps: int | None = None, choice: str | None = None
 ) -> SamplingSchedule:
     """Return the sampling schedule that was asked for.
 
     Args:
         checkpoint: The checkpoint; training leaves optimized schedules inside of it, and beside it
-            in `<name>.schedules.json`.
+            in `<name>.schedules.json`. None for a model of others.
         num_steps: Number of steps; by default that of the file, or 32.
         choice: 'uniform', 'cosine', or a JSON file with one schedule or with optimized ones. By
             default that of the checkpoint, see `schedules_of`, if there is one, else uniform.
@@ -49,7 +49,7 @@ def load_schedule(
     if choice in SHAPES:
         return SHAPES[choice](steps)
     if choice is None:
-        own = schedules_of(checkpoint)
+        own = None if checkpoint is None else schedules_of(checkpoint)
         kept = None if own is None else own.schedule(steps)
         return SamplingSchedule.uniform(steps) if kept is None else kept
     path = Path(choice)
@@ -139,21 +139,22 @@ def main(args: list[str]) -> list[Path]:
     options = parsers.sample().parse_args(args)
     # All that can be wrong, before the first network call.
     trajectory = Trajectory(options.trajectories)
-    device = find_device(options.device)
     schedule = load_schedule(options.checkpoint, options.num_steps, options.schedule)
-    trust = options.trust
-    module = load_model(options.checkpoint, trust=trust)
-    data = load_data(options.checkpoint, trust=trust)
+    check_model_of(schedule, options)
+    module, data = load(options)
     setting = Setting.of(module.process, module.sampler)
     setting.check(schedule.info, "the schedule was found for", "optimize it again")
+    check_steps(module, data, [schedule.num_steps])
     around = tuple(options.infill) if options.infill else None
     if options.prompt is not None:
         around = options.prompt, ""
+    # The prompts of a model of others are its data.
+    around = None if options.model is not None else around
     given = prompts(around, options.num_samples, module, data)
     out = make_folder(options.out)
 
     begin = time.monotonic()
-    tokens, num_calls = draw(module.to(device), schedule, given, trajectory, options)
+    tokens, num_calls = draw(module, schedule, given, trajectory, options)
     seconds = time.monotonic() - begin
     vocab_size = module.process.kernel.vocab_size
     paths = write(out, tokens, schedule, data, vocab_size)

@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ddm.commands import COMMANDS, data, demo, evaluate, export, optimize, parsers, sample, train
+from ddm.commands import (
+    COMMANDS,
+    data,
+    demo,
+    evaluate,
+    export,
+    optimize,
+    parsers,
+    sample,
+    subject,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = int(os.environ.get("FUZZ", "1"))
@@ -178,8 +189,8 @@ def test_devices(command: str, capsys) -> None:
 def test_prompts(capsys, monkeypatch) -> None:
     """Prompts that are empty, too long, or not in the vocabulary are refused."""
     for name in ("load_model", "load_data"):  # once, not for every prompt
-        loaded = getattr(sample, name)(CHECKPOINT)
-        monkeypatch.setattr(sample, name, lambda *args, loaded=loaded, **options: loaded)
+        loaded = getattr(subject, name)(CHECKPOINT)
+        monkeypatch.setattr(subject, name, lambda *args, loaded=loaded, **options: loaded)
     draw = random.Random("prompts")
     words = ["-1", "32", "1.5", "x", "9" * 30, "nan", "\uff19\uff19"]
     for _ in range(20 * TIMES):
