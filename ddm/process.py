@@ -147,8 +147,11 @@ class ForwardProcess(nn.Module):
         x_t: Int[Tensor, "B L"],
         t: Float[Tensor, ""],
         s: Float[Tensor, " J"],
-    ) -> Float[Tensor, "J B L"]:
-        """Return KL( q(x_s | x_t, x_0) || bridge(log_p, x_t, t, s) ), nats per position."""
+    ) -> tuple[Float[Tensor, "J B L"], Float[Tensor, "J B L"]]:
+        """Return KL( q(x_s | x_t, x_0) || bridge(log_p, x_t, t, s) ), nats per position.
+
+        Of the tokens x_0, and the mean over tokens drawn from the prediction, see `Kernel`.
+        """
         sigma_t, sigma_s = self.noise.sigma(t), self.noise.sigma(s)
         return self.kernel.bridge_divergence(log_p, x_0, x_t, sigma_t, sigma_s)
 

@@ -88,12 +88,12 @@ def test_kernel_gain_runs():
 
 def test_ablations_run(benchmarks, monkeypatch):
     """Every method is judged, and 96 calls on 256 sequences are paid by the steps they save."""
-    monkeypatch.setattr(ablations, "METHODS", {"96 calls": OptimalSteps(**SMALL)})
+    monkeypatch.setattr(ablations, "METHODS", {"48 calls": (8, OptimalSteps(**SMALL))})
     monkeypatch.setattr(ablations, "NUM_STEPS", (4,))
-    ablations.main(["--seeds=1", "--sizes", "8", "--num-judge=8"])
+    ablations.main(["--seeds=1", "--budgets", "64", "--num-judge=8"])
     found = read_json(benchmarks / "ablations.json")
     for table in found["costs"].values():
-        assert table.keys() == {"96 calls", "96 calls, as measured"}
+        assert table.keys() == {"48 calls", "48 calls, as measured"}
     for row in found["savings"].values():
         instead, samples = row["32"]
         assert samples * (32 - instead) == pytest.approx(96 * 256, rel=1e-4)

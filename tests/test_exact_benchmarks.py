@@ -57,7 +57,7 @@ def test_regret_knows_the_law_of_the_samples(kernel):
     for index, row in enumerate(exact.index_of(x_0, kernel.num_states)):
         live = both[row] > 0
         p = world.denoiser(world.states[live], exact.at(t, int(live.sum())))
-        cost = step_costs(p, x_0[index].expand(int(live.sum()), -1), s)[0]
+        cost = step_costs(p, x_0[index].expand(int(live.sum()), -1), s)[0][0]
         total += float(cost @ both[row][live])
     assert float(nats[2, 0]) == pytest.approx(total, rel=1e-9)
 

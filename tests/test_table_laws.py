@@ -13,13 +13,8 @@ from ddm.denoisers import ExactDenoiser
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import StepCosts
-from ddm.schedules.optimal.optimal_steps import (
-    mean_excess,
-    pilot_grid,
-    placed_grid,
-    sequence_excess,
-    squeezed,
-)
+from ddm.schedules.optimal.excess import control_coefficient, mean_excess, sequence_excess
+from ddm.schedules.optimal.optimal_steps import pilot_grid, placed_grid, squeezed
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.setting import Setting
 
@@ -174,7 +169,8 @@ def costs_of(times, kappa, num=3):
     h = t[:, None] - t[None, :]
     slope = torch.arange(1.0, num + 1, dtype=torch.float64)[:, None, None]
     nats = slope * (t[:, None] ** 3 - t[None, :] ** 3) + torch.as_tensor(kappa) * h**2
-    return StepCosts(t, nats.tril(-1), torch.zeros(num, len(t) - 1, 2, dtype=torch.float64), 0)
+    nats = nats.tril(-1)
+    return StepCosts(t, nats, nats, torch.zeros(num, len(t) - 1, 2, dtype=torch.float64), 0)
 
 
 def test_excess_against_infinitely_many_steps():
@@ -186,6 +182,26 @@ def test_excess_against_infinitely_many_steps():
     each = sequence_excess(costs)
     torch.testing.assert_close(each, expected.expand_as(each), rtol=0, atol=1e-11)
     assert not mean_excess(costs_of([0.0, 1.0], 3.0)).any()
+
+
+def test_control_coefficient():
+    """It is `var(r) / max(var(r), n b^2)` for costs m + r + b, of which m is expected.
+
+    r and m are orthogonal and b is the bias: least squares. What is known exactly needs no control.
+    """
+    r, m = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1]]).double()[..., None, None]
+    base = costs_of(np.linspace(0, 1, 4), 1.0, num=4)
+    nats = base.nats[:1]
+    for bias in (0.0, 0.1, 0.2, 1.0):
+        expected = nats * (2 + 0.3 * m)
+        costs = replace(base, nats=expected + nats * (0.2 * r + bias), expected=expected)
+        variance = 0.04 * 4 / 3
+        best = variance / max(variance, 4 * bias**2)
+        assert control_coefficient(costs) == pytest.approx(best, rel=1e-9)
+        controlled = costs.controlled(0.5)
+        torch.testing.assert_close(controlled.nats, (costs.nats + expected) / 2)
+    known = nats.expand(4, -1, -1)
+    assert control_coefficient(replace(base, nats=known, expected=0 * known)) == 0
 
 
 def test_excess_of_a_curvature_that_varies():
@@ -218,7 +234,7 @@ class Known(OptimalSteps):
         self.grids.append(times.numpy())
         nats = self.kappa[:, None, None] * torch.from_numpy(squares(times.numpy()))
         errors = torch.tensor([1.0, 0.5]).double().expand(len(nats), len(times) - 1, 2).clone()
-        return StepCosts(times, nats, errors, len(times) - 1)
+        return StepCosts(times, nats, nats, errors, len(times) - 1)
 
 
 def measured(kappa, **arguments):
@@ -280,7 +296,8 @@ def test_averages_are_chosen_by_what_counts():
             noise = noise.tril(-3)  # cells stay, from which the excess is counted
             noise[:, :30] = 0
             sign = torch.tensor([1.0, -1.0]).double().repeat(len(x_0) // 2)[:, None, None]
-            return replace(costs, nats=costs.nats * (1 + 0.5 * sign * noise.clamp(-1, 1)))
+            noisy = costs.nats * (1 + 0.5 * sign * noise.clamp(-1, 1))
+            return replace(costs, nats=noisy, expected=noisy)
 
     denoiser = ExactDenoiser(
         ForwardProcess(Uniform(2), LogLinear()), torch.eye(2, dtype=torch.float64) / 2

@@ -38,8 +38,9 @@ from ddm.schedules import (
     measure_step_costs,
     shortest_paths,
 )
+from ddm.schedules.optimal.excess import excess
 from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
-from ddm.schedules.optimal.step_cost import excess, step_costs
+from ddm.schedules.optimal.step_cost import step_costs
 from ddm.schedules.setting import Setting
 
 V, L = 3, 2
@@ -79,7 +80,7 @@ def exact_nats(denoiser, times):
         weight = rows.gather(-1, x_t[..., None]).squeeze(-1).prod(-1) * law
         possible = weight > 0
         p = denoiser(x_t[possible], times_like(times[i], x_t[possible]))
-        nats[i, :i] = (step_costs(p, x_0[possible], times[:i]) * weight[possible]).sum(-1)
+        nats[i, :i] = (step_costs(p, x_0[possible], times[:i])[0] * weight[possible]).sum(-1)
     return nats
 
 
@@ -116,7 +117,7 @@ def test_step_costs_are_divergences(kernel, noise):
     x_t = process.sample(x_0, t, torch.Generator().manual_seed(0))
     prediction = denoiser(x_t, times_like(t, x_t))
     levels = torch.tensor([0.5, 0.1, 0.0], dtype=torch.float64)
-    cost = step_costs(prediction, x_0, levels)
+    cost, _ = step_costs(prediction, x_0, levels)
     assert cost.shape == (3, len(x_0))
     for s, row in zip(levels, cost, strict=True):
         ahead = exact.expm(kernel, noise.sigma(s))
@@ -224,8 +225,10 @@ def test_costs_given_tokens(kernel):
         below = None
         for i in range(1, 5):
             prediction = alone(path[i - 1, row, which][None], exact.at(float(times[i])))
-            expected = step_costs(prediction, x_0[row, which][None], times[:i])[:, 0]
-            torch.testing.assert_close(costs.nats[row, i, :i], expected, rtol=1e-9, atol=1e-11)
+            nats = step_costs(prediction, x_0[row, which][None], times[:i])
+            for measured, expected in zip((costs.nats, costs.expected), nats, strict=True):
+                found = measured[row, i, :i]
+                torch.testing.assert_close(found, expected[:, 0], rtol=1e-9, atol=1e-11)
             if not kernel.absorbing:
                 ratio, before = blind_ratio(prediction, times[i - 1])
                 after = still_seen(sign_test(below or prediction, times[i - 1]), ratio)

@@ -80,13 +80,17 @@ class Absorbing(SparseKernel):
         x_t: Int[Tensor, "B L"],
         sigma_t: Float[Tensor, ""],
         sigma_s: Float[Tensor, " J"],
-    ) -> Float[Tensor, "J B L"]:
-        """Return the share of the masks that is revealed times their cross-entropy."""
-        masked, nats = x_t == self.mask, torch.zeros_like(x_t, dtype=torch.float64)
-        nats[masked] = -self.log_prob(log_p[masked], x_0[masked]).double()
+    ) -> tuple[Float[Tensor, "J B L"], Float[Tensor, "J B L"]]:
+        """Return the share of the masks that is revealed times their cross-entropy and entropy."""
+        masked = x_t == self.mask
+        log_p = torch.log_softmax(self.data_only(log_p[masked]), -1)
+        nats = torch.zeros(2, *x_t.shape, dtype=torch.float64, device=x_t.device)
+        nats[0, masked] = -log_p.gather(-1, x_0[masked][:, None]).squeeze(-1).double()
+        log_p.clamp_(min=-1e4)  # 0 log 0 = 0
+        nats[1, masked] = -torch.linalg.vecdot(log_p.exp(), log_p).double()
         masked_share = -torch.expm1(-sigma_t)
-        revealed = (masked_share + torch.expm1(-sigma_s)) / masked_share
-        return revealed[:, None, None] * nats
+        revealed = ((masked_share + torch.expm1(-sigma_s)) / masked_share)[:, None, None]
+        return revealed * nats[0], revealed * nats[1]
 
     def sample(
         self,

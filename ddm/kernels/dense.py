@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.functional import normalized, positive_log
+from ddm.functional import normalized
 from ddm.kernels.kernel import LOST, Kernel
 
 
@@ -127,27 +127,6 @@ class DenseKernel(Kernel):
         if sigma.shape[-1] == 1 and sigma.ndim == p.ndim - 1:
             return (q @ matrix.squeeze(-3)).to(p.dtype)  # one matrix for all tokens of a sequence
         return (q[..., None, :] @ matrix).squeeze(-2).to(p.dtype)
-
-    def bridge_divergence(
-        self,
-        log_p: Float[Tensor, "B L V"],
-        x_0: Int[Tensor, "B L"],
-        x_t: Int[Tensor, "B L"],
-        sigma_t: Float[Tensor, ""],
-        sigma_s: Float[Tensor, " J"],
-    ) -> Float[Tensor, "J B L"]:
-        """Return the divergence; what depends on (x_0, x_t) alone is looked up in K x K tables."""
-        p, p_t = self.normalize(log_p.double()), self.transition(sigma_t)
-        reached = (p * p_t.T[x_t]).sum(-1)
-        rows = []
-        for sigma in sigma_s:
-            ahead, back = self.transition(sigma), self.transition(sigma_t - sigma)
-            # Entries that vanish belong to pairs (x_0, x_t) that never occur.
-            known = (torch.xlogy(ahead, ahead) @ back) / p_t - p_t.log()
-            log_m = positive_log(p @ ahead)
-            cross = (ahead[x_0] * back.T[x_t] * log_m).sum(-1) / p_t[x_0, x_t]
-            rows.append(known[x_0, x_t] - cross)
-        return torch.stack(rows) + positive_log(reached)
 
 
 def uniformization(

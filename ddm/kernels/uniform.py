@@ -87,27 +87,34 @@ class Uniform(SparseKernel):
         x_t: Int[Tensor, "B L"],
         sigma_t: Float[Tensor, ""],
         sigma_s: Float[Tensor, " J"],
-    ) -> Float[Tensor, "J B L"]:
-        """Return the divergence: the bridge has three values, and one sum over all states."""
+    ) -> tuple[Float[Tensor, "J B L"], Float[Tensor, "J B L"]]:
+        """Return the divergences: the bridge has three values, and two sums over all states."""
         v, same = self.num_states, x_0 == x_t
         keeps, others = torch.exp(-sigma_s), -torch.expm1(-sigma_s) / v
-        sums, total = log_sums(log_p, keeps, others)
-        own = log_p.gather(-1, torch.stack([x_0, x_t], -1)) - total[..., None]
-        p_0, p_t = own.double().exp().unbind(-1)
-        noised = -torch.expm1(-sigma_t) / v
-        likelihood = torch.exp(-sigma_t) * same + noised
-        rows = []
-        for sigma, keep, other, everywhere in zip(sigma_s, keeps, others, sums, strict=True):
-            keep_after = torch.exp(sigma - sigma_t)
-            other_after = -torch.expm1(sigma - sigma_t) / v
-            q_rest = other * other_after / likelihood  # 0 at s = 0, where there is no other token
-            q_0 = (keep + other) * (other_after + keep_after * same) / likelihood
-            q_t = other * (other_after + keep_after) / likelihood
-            cross = (q_0 - q_rest) * positive_log(p_0 * keep + other) + q_rest * everywhere
-            moved = (q_t - q_rest) * positive_log(p_t * keep + other)
-            cross = cross + moved.where(~same, 0.0)
-            rows.append(q_0 * torch.log(keep + other) + (1 - q_0) * positive_log(other) - cross)
-        return torch.stack(rows) + torch.log(p_t * torch.exp(-sigma_t) + noised) - likelihood.log()
+        everywhere, expected, total = log_sums(log_p, keeps, others)
+        tokens = log_p.gather(-1, torch.stack([x_0, x_t], -1)) - total[..., None]
+        p_0, p_t = tokens.double().exp().unbind(-1)
+        keep_t, noised = torch.exp(-sigma_t), -torch.expm1(-sigma_t) / v
+        reached = p_t * keep_t + noised
+        stays = p_t * (keep_t + noised) / reached  # posterior of x_0 = x_t
+        likelihood = torch.stack([noised, keep_t + noised])  # of another token, and of x_t
+        rows, means, which = [], [], same.long()
+        for i, (keep, other) in enumerate(zip(keeps, others, strict=True)):
+            keep_after = torch.exp(sigma_s[i] - sigma_t)
+            other_after = -torch.expm1(sigma_s[i] - sigma_t) / v
+            own = (keep + other) * torch.stack([other_after, other_after + keep_after]) / likelihood
+            rest = other * other_after / likelihood  # 0 at s = 0, where there is no other token
+            known = own * torch.log(keep + other) + (1 - own) * positive_log(other)
+            known = known - likelihood.log()
+            log_m_0, m_t = positive_log(p_0 * keep + other), p_t * keep + other
+            log_m_t = positive_log(m_t)
+            cross = (own - rest)[which] * log_m_0 + rest[which] * everywhere[i]
+            moved = other * keep_after / noised * log_m_t
+            rows.append(known[which] - cross - moved.where(~same, 0.0))
+            mean = other_after * (keep * expected[i] + other * everywhere[i])
+            cross = (mean + keep_after * m_t * log_m_t) / reached
+            means.append(torch.lerp(known[0], known[1], stays) - cross)
+        return torch.stack(rows) + reached.log(), torch.stack(means) + reached.log()
 
     def sample(
         self,

@@ -54,13 +54,13 @@ class ExactSteps(OptimalSteps):
             )
             weight = marginal[:, None, None] * p.posterior()
             row, column, token = (weight > 0).nonzero(as_tuple=True)
-            cost = step_costs(p.at(row, column), token[:, None], times[:i])
+            cost = step_costs(p.at(row, column), token[:, None], times[:i])[0]
             nats[i, :i] = cost @ weight[row, column, token]
         errors = self.world.errors(times)
         self.world.said.clear()
         # Copies stand for sequences; half of them are "held out".
         nats, errors = (x.expand(4, *x.shape) for x in (nats, errors))
-        return StepCosts(times, nats, errors, 0)
+        return StepCosts(times, nats, nats, errors, 0)
 
 
 def descend(

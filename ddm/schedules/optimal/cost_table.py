@@ -239,7 +239,8 @@ class CostTable:
 
     @cached_property
     def _roots(self) -> np.ndarray:
-        return smooth(signed_roots(self.excess), self.width)
+        roots = smooth(signed_roots(self.excess), self.width)
+        return (roots - roots.T) / 2  # rounding must not make standing still cost anything
 
     @cached_property
     def _curvature(self) -> np.ndarray:

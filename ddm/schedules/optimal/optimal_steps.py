@@ -16,9 +16,10 @@ from ddm.functional import require_at_least
 from ddm.samplers import Sampler
 from ddm.schedule import step_numbers
 from ddm.schedules.optimal.cost_table import CostTable
+from ddm.schedules.optimal.excess import control_coefficient, mean_excess, sequence_excess
 from ddm.schedules.optimal.retention import retention
 from ddm.schedules.optimal.smoothing import choose_width, signed_roots
-from ddm.schedules.optimal.step_cost import StepCosts, excess, measure_step_costs, residuals
+from ddm.schedules.optimal.step_cost import StepCosts, measure_step_costs
 from ddm.schedules.optimal.validation import check_finite, check_gamma
 from ddm.schedules.optimizer import Optimized, ScheduleOptimizer
 from ddm.schedules.setting import Setting
@@ -129,6 +130,7 @@ class OptimalSteps(ScheduleOptimizer):
         begin: float,
     ) -> CostTable:
         num_held_out = max(2, len(costs.nats) // 4)
+        costs = costs.controlled(control_coefficient(costs.part(slice(-num_held_out))))
         own, rest = costs.part(slice(-num_held_out)), costs.part(slice(-num_held_out, None))
         mean, spread = mean_excess(own).numpy(), sequence_excess(own).std(0)
         check_finite("excess", mean)  # before anything is chosen by it
@@ -151,30 +153,6 @@ class OptimalSteps(ScheduleOptimizer):
             min_time=denoiser.min_time,
             held_out=sequence_excess(rest).numpy(),
         )
-
-
-def mean_excess(costs: StepCosts) -> Float[Tensor, "T T"]:
-    """Return the mean over sequences of what steps cost against infinitely many short ones."""
-    mean = costs.nats.mean(0)
-    # Merging costs something in truth, not necessarily in the mean of few sequences.
-    return excess(mean, _cells(mean) - residuals(costs.times, _merged(mean).clamp(min=0.0)))
-
-
-def sequence_excess(costs: StepCosts) -> Float[Tensor, "B T T"]:
-    """Return the same for every single sequence, linear in its costs."""
-    nats = costs.nats
-    return excess(nats, _cells(nats) - residuals(costs.times, _merged(nats)))
-
-
-def _cells(nats: Float[Tensor, "*B T T"]) -> Float[Tensor, "*B M"]:
-    """Return the costs of the steps i + 1 -> i."""
-    return nats.diagonal(-1, -2, -1)
-
-
-def _merged(nats: Float[Tensor, "*B T T"]) -> Float[Tensor, "*B K"]:
-    """Return what steps over two cells cost above those over each of them."""
-    cells = _cells(nats)
-    return nats.diagonal(-2, -2, -1) - cells[..., 1:] - cells[..., :-1]
 
 
 def pilot_grid(num_times: int) -> Float[Tensor, " T"]:

@@ -27,6 +27,7 @@ class StepCosts:
     Attributes:
         times: Increasing grid from 0 to 1, (M + 1,).
         nats: `nats[b, i, j]` for j < i, nats per sequence, else 0; (B, M + 1, M + 1).
+        expected: The same, in the mean over x_0 drawn from the prediction.
         errors: How wrong blind tokens are before the step i + 1 -> i and after it, see
             `blind_ratio` and `still_seen`, (B, M, 2).
         num_calls: Network calls made, M per batch of sequences.
@@ -34,49 +35,21 @@ class StepCosts:
 
     times: Float[Tensor, " T"]
     nats: Float[Tensor, "B T T"]
+    expected: Float[Tensor, "B T T"]
     errors: Float[Tensor, "B M 2"]
     num_calls: int
 
     def part(self, which: slice) -> StepCosts:
         """Return the costs of some of the sequences."""
-        return replace(self, nats=self.nats[which], errors=self.errors[which])
+        arrays = {x: getattr(self, x)[which] for x in ("nats", "expected", "errors")}
+        return replace(self, **arrays)
 
+    def controlled(self, coefficient: float) -> StepCosts:
+        """Return costs with less noise: without a share of what the prediction did not expect.
 
-def excess(
-    nats: Float[Tensor, "*B T T"], cells: Float[Tensor, "*B M"] | None = None
-) -> Float[Tensor, "*B T T"]:
-    """Return `C(i -> j)` minus the cost of taking every cell between i and j.
-
-    What a step loses against its own refinement on the grid: >= 0 in the mean and, for an exact
-    denoiser and the analytic sampler on a fine grid, the conditional total correlation that the
-    step destroys.
-
-    Args:
-        nats: Costs of all steps.
-        cells: Costs of the cells; by default those of `nats`.
-    """
-    if cells is None:
-        cells = nats.diagonal(-1, -2, -1)  # the steps i + 1 -> i
-    level = torch.cat([torch.zeros_like(cells[..., :1]), cells.cumsum(-1)], -1)
-    return nats - (level[..., :, None] - level[..., None, :]).tril(-1)
-
-
-def residuals(times: Float[Tensor, " T"], merged: Float[Tensor, "*B K"]) -> Float[Tensor, "*B M"]:
-    """Return what every cell still costs against infinitely many steps, linear in `merged`.
-
-    Merging the cells of widths h_1 and h_2 next to a time costs `2 kappa h_1 h_2`, which measures
-    kappa there; a cell costs `kappa h^2` with the mean kappa of its ends.
-
-    Args:
-        times: Increasing grid, (M + 1,).
-        merged: What it costs to merge the two cells next to every inner time, K = M - 1.
-    """
-    widths = times.diff()
-    if merged.shape[-1] == 0:
-        return torch.zeros(*merged.shape[:-1], 1, dtype=merged.dtype)
-    kappa = merged / (2 * widths[1:] * widths[:-1])
-    ends = torch.cat([kappa[..., :1], kappa, kappa[..., -1:]], -1)
-    return (ends[..., 1:] + ends[..., :-1]) / 2 * widths**2
+        See `control_coefficient`.
+        """
+        return replace(self, nats=torch.lerp(self.nats, self.expected, coefficient))
 
 
 def measure_step_costs(
@@ -130,19 +103,19 @@ def measure_step_costs(
         total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
     )
 
-    def measured() -> list[tuple[Tensor, Tensor]]:
+    def measured() -> list[tuple[Tensor, ...]]:
         mine = []
         with torch.no_grad(), bar:
             for tokens, mask in batches:
                 path = denoiser.process.sample_path(tokens, times[1:], generator, free=mask)
                 rows = zip(*_rows(denoiser, tokens, mask, path, times, bar), strict=True)
-                nats, errors = (torch.stack(row, 1).cpu() for row in rows)
-                mine.append((torch.nn.functional.pad(nats, (0, 0, 1, 0)), errors))
+                nats, errors = (torch.stack(row, -2).cpu() for row in rows)
+                mine.append((*torch.nn.functional.pad(nats, (0, 0, 1, 0)), errors))
         return mine
 
     parts = chain.from_iterable(gather_made(measured))
-    nats, errors = (torch.cat(part) for part in zip(*parts, strict=True))
-    return StepCosts(times.cpu(), nats, errors, len(batches) * (len(times) - 1))
+    nats, expected, errors = (torch.cat(part) for part in zip(*parts, strict=True))
+    return StepCosts(times.cpu(), nats, expected, errors, len(batches) * (len(times) - 1))
 
 
 def _rows(
@@ -153,18 +126,19 @@ def _rows(
     times: Tensor,
     bar: tqdm[Any],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield nats (B, M + 1) and errors (B, 2) of the steps from t_1, t_2, ...."""
+    """Yield nats (2, B, M + 1) and errors (B, 2) of the steps from t_1, t_2, ...."""
     # A revealed token stays; and blind tokens drawn from a prior of masks would tell nothing.
     repairs = denoiser.process.kernel.mask is None
     below: Prediction | None = None
     for i in range(1, len(times)):
         prediction = checked_call(denoiser, path[i - 1], times[i], free)
-        row = torch.zeros(len(x_0), len(times), dtype=torch.float64, device=x_0.device)
-        errors, first = row[:, :2].clone(), 0
+        row = torch.zeros(2, len(x_0), len(times), dtype=torch.float64, device=x_0.device)
+        errors, first = row[0, :, :2].clone(), 0
         judge = prediction if below is None else below  # near t = 0 the only context is its own
         for piece, piece_below in chunks([prediction, judge], CHUNK):
             width = piece.x_t.shape[1]
-            row[:, :i] += step_costs(piece, x_0[:, first : first + width], times[:i]).T
+            nats = step_costs(piece, x_0[:, first : first + width], times[:i])
+            row[..., :i] += torch.stack(nats).mT
             if repairs:
                 ratio, before = blind_ratio(piece.double(), times[i - 1])
                 test = sign_test(piece_below.double(), times[i - 1])
@@ -179,11 +153,12 @@ def _rows(
 
 def step_costs(
     prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
-) -> Float[Tensor, "J B"]:
+) -> tuple[Float[Tensor, "J B"], Float[Tensor, "J B"]]:
     """Return `KL( q(x_s | x_t, x_0) || p(x_s | x_t) )` of the analytic step to each of the times s.
 
     No network call: the divergence between the bridges of x_0 and of its posterior, in nats per
-    sequence, summed over free positions.
+    sequence, summed over free positions; and what the prediction expects it to be, its mean over
+    x_0 drawn from the posterior.
 
     Args:
         prediction: The network's answer at one time t, the same for all sequences.
@@ -192,7 +167,8 @@ def step_costs(
     """
     p = prediction
     nats = p.process.bridge_divergence(p.log_leave_one_out(), x_0, p.x_t, p.t[0], s)
-    return p.sum_free(nats)
+    measured, expected = (p.sum_free(x) for x in nats)
+    return measured, expected
 
 
 def loss_curve_costs(curve: Float[np.ndarray, " L"]) -> Float[np.ndarray, "T T"]:
