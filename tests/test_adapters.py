@@ -410,6 +410,17 @@ def test_reads_exact_logits(case):
     )
 
 
+def test_a_shift_moves_the_input_of_the_head():
+    """Logits are those of the network, one position to the right; the first keeps its own."""
+    denoiser, (x_0, free) = make("dream"), ragged(2)
+    with torch.no_grad():
+        plain = denoiser.backbone(x_0).logits
+        found = denoiser(x_0, torch.ones(2).double(), free).output
+    drawn = [i for i in range(V) if i not in (PAD, MASK)]
+    torch.testing.assert_close(found[:, 1:, drawn], plain[:, :-1, drawn])
+    torch.testing.assert_close(found[:, 0, drawn], plain[:, 0, drawn])
+
+
 def test_time_free_posterior_is_the_output_from_the_floor_on():
     """DiffusionGemma's logits are full posteriors; below the floor, clean tokens become certain."""
     denoiser, (x_0, free) = make("diffusion_gemma"), ragged(3)

@@ -2,7 +2,7 @@
 
 from ddm.adapters.adapter import Adapter, TokenIds
 from ddm.adapters.bidirectional import Bidirectional
-from ddm.adapters.blocks import block_masks, sample_blocks
+from ddm.adapters.blocks import block_masks, optimize_blocks, sample_blocks
 from ddm.adapters.check import check_model
 from ddm.adapters.diffusion_gemma import DiffusionGemma
 from ddm.adapters.duo import DUO
@@ -40,5 +40,6 @@ __all__ = [
     "counts_per_step",
     "flow_matching_grid",
     "load",
+    "optimize_blocks",
     "sample_blocks",
 ]

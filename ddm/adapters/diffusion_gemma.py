@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ddm.adapters.adapter import Adapter
+from ddm.adapters.memory import Memory, prompt_width
 from ddm.denoisers import Denoiser, LogPosterior, Prediction
 from ddm.kernels import Uniform
 from ddm.noise import LogLinear, NoiseSchedule
@@ -125,41 +126,3 @@ class FlooredPosterior(LogPosterior):
     def log_posterior(self) -> Float[Tensor, "B L V"]:
         """Return log p(x_0^i | x_t), normalized; from the floor on, the output."""
         return self.process.full_posterior(self.log_leave_one_out(), self.x_t, self.t)
-
-
-@dataclass
-class Memory:
-    """What the calls of one run share.
-
-    Attributes:
-        cache: Keys and values of the prompt.
-        logits: The canvas's logits of the call before.
-        whole: The memory of the whole batch, if these are some of its rows, and which.
-    """
-
-    cache: Any = None
-    logits: Tensor | None = None
-    whole: tuple[Memory, Tensor] | None = None
-
-    def rows(self, index: Int[Tensor, " n"]) -> Memory:
-        """Return the memory of some rows; what they learn comes back."""
-        cache = copy.deepcopy(self.cache)
-        if cache is not None:
-            cache.batch_select_indices(index)
-        return Memory(cache, None if self.logits is None else self.logits[index], (self, index))
-
-    def remember(self, logits: Float[Tensor, "B C V"]) -> None:
-        """Keep the logits for the next call."""
-        self.logits = logits
-        if self.whole is not None:
-            memory, index = self.whole
-            if memory.logits is not None:
-                memory.logits = memory.logits.index_copy(0, index, logits)
-
-
-def prompt_width(free: Bool[Tensor, "B L"] | None) -> int:
-    """Return the number of columns before the first free one of any row."""
-    if free is None:
-        return 0
-    anywhere = free.any(0)
-    return int(anywhere.long().argmax()) if bool(anywhere.any()) else free.shape[1]

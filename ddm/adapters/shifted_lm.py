@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddm.adapters.llada import LLaDA
 
@@ -13,8 +15,10 @@ class ShiftedLM(LLaDA):
     """A masked diffusion language model that began as a causal one: Dream, DiffuLLaMA, DiffuGPT.
 
     The network writes the logits of a token at the position before it, as a causal model does; they
-    are moved by one, and the first position, which has none before it, keeps its own. A causal
-    network of transformers sees all tokens inside `Bidirectional`.
+    are moved by one, and the first position, which has none before it, keeps its own. Where the
+    network says which module makes the logits (`get_output_embeddings`), that module's input is
+    moved, which is smaller. A causal network of transformers sees all tokens inside
+    `Bidirectional`.
 
     References:
         Dream 7B: diffusion large language models (Ye et al., 2025),
@@ -32,11 +36,15 @@ class ShiftedLM(LLaDA):
 
     def call(
         self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
-    ) -> Float[Tensor, "B L D"]:
+    ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
         """Call the network and move its logits to the right by one."""
-        return moved(super().call(x_t, t, free))
+        head = getattr(self.backbone, "get_output_embeddings", lambda: None)()
+        if not isinstance(head, nn.Module):
+            return moved(super().call(x_t, t, free))
+        with head.register_forward_pre_hook(lambda _, inputs: (moved(inputs[0]), *inputs[1:])):
+            return super().call(x_t, t, free)
 
 
-def moved(logits: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-    """Return logits that stand one position to the left where they belong."""
-    return torch.cat([logits[:, :1], logits[:, :-1]], 1)
+def moved(x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+    """Return what stands one position to the left; the first position keeps its own."""
+    return torch.cat([x[:, :1], x[:, :-1]], 1)
