@@ -140,6 +140,31 @@ class ForwardProcess(nn.Module):
         levels = self._level(t, x_t), self._level(s, x_t)
         return self.kernel.sample_bridge(log_p, x_t, *levels, generator)
 
+    def overshoot(
+        self, t: Float[Tensor, "*shape"], s: Float[Tensor, "*shape"], strength: float
+    ) -> Float[Tensor, "*shape"]:
+        """Return the times r <= s that lie `strength` steps t -> s past s in noise level, or 0."""
+        sigma_t, sigma_s = self.noise.sigma(t), self.noise.sigma(s)
+        r = self.noise.inverse((sigma_s - strength * (sigma_t - sigma_s)).clamp(min=0.0))
+        return torch.minimum(r, s)
+
+    def carry(
+        self, law: Float[Tensor, "B L K"], s: Float[Tensor, "..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "B L K"]:
+        """Return the distributions of tokens at t, from those at s <= t."""
+        sigma = self._level(t, law[..., 0]) - self._level(s, law[..., 0])
+        return self.kernel.evolve(law, sigma.to(law.dtype))
+
+    def renoise(
+        self,
+        x_s: Int[Tensor, "B L"],
+        s: Float[Tensor, "..."],
+        t: Float[Tensor, "..."],
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        """Draw x_t given x_s, s <= t."""
+        return self.kernel.sample(x_s, self._level(t, x_s) - self._level(s, x_s), generator)
+
     def bridge_divergence(
         self,
         log_p: Float[Tensor, "B L V"],

@@ -1,14 +1,20 @@
 """The benchmarks with exact laws: what they compute, and that they run."""
 
+import _corrector_search
+import correctors
+import problems
 import pytest
 import torch
+from _correctors import Gibbs, Psi, ReMDM, cap, rescale
 from _report import RESULTS
 from problems import NEAR, ORDINARY, SMALL_KERNELS, Enumerated, joints
 from regret import DEFAULT, ExactSteps, study, summary
 
 import exact
-from ddm import Absorbing, Uniform
+from ddm import Absorbing, ForwardProcess, Uniform
+from ddm.denoisers import LogLeaveOneOut
 from ddm.files import read_json
+from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules.optimal.step_cost import step_costs
 
@@ -68,3 +74,56 @@ def test_means_given_a_later_state():
     f = torch.randn(9, 2, generator=exact.seeded(), dtype=torch.float64)
     expected = exact.transition(world.process, 0.2, 0.7, 2) @ f
     torch.testing.assert_close(world.mean(f, 0.7, 0.2), expected)
+
+
+@pytest.mark.parametrize("kernel", [Absorbing(3), Uniform(3)])
+def test_one_token_drawn_anew_keeps_the_law(kernel):
+    """A Gibbs step at one position, given all others at time s, leaves the law of x_s as it is."""
+    world = Enumerated(kernel, exact.random_joint(3, 2))
+    s = 0.4
+    law = Gibbs(1).law([world.prediction(s)], exact.at(s, len(world.states)))
+    before = world.marginal(s)
+    others = before[exact.neighbors(kernel.num_states, 2)].sum(-1)  # x without position i
+    own = law.gather(-1, world.states[..., None])[..., 0]
+    torch.testing.assert_close(others * own, before[:, None].expand(-1, 2), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("rule", [cap(0.1), rescale(0.5), rescale(1.0)])
+def test_remasking_keeps_the_marginals(rule):
+    """If x_0 is known, a step of ReMDM leads from q(x_t | x_0) to q(x_s | x_0)."""
+    process = ForwardProcess(Absorbing(3), LogLinear())
+    known = torch.tensor([0.0, -torch.inf, -torch.inf], dtype=torch.float64)
+    x = torch.tensor([[0], [3]])  # all that x_0 = 0 can be
+    said = LogLeaveOneOut(process, known.expand(2, 1, 3), x, exact.at(0.7, 2))
+    law = ReMDM(rule).law([said], exact.at(0.5, 2))[:, 0]
+    q = [exact.expm(process.kernel, process.noise.sigma(exact.at(u)))[0] for u in (0.7, 0.5)]
+    torch.testing.assert_close(q[0][x[:, 0]] @ law, q[1])
+
+
+def test_psi_keeps_the_marginals():
+    """If x_0 is known, any mixture of bridge and fresh noise leads from q(x_t | x_0) to q(x_s)."""
+    process = ForwardProcess(Uniform(3), LogLinear())
+    known = torch.tensor([0.0, -torch.inf, -torch.inf], dtype=torch.float64)
+    x = torch.arange(3)[:, None]
+    said = LogLeaveOneOut(process, known.expand(3, 1, 3), x, exact.at(0.7, 3))
+    law = Psi(0.3).law([said], exact.at(0.5, 3))[:, 0]
+    q = [exact.expm(process.kernel, process.noise.sigma(exact.at(u)))[0] for u in (0.7, 0.5)]
+    torch.testing.assert_close(q[0] @ law, q[1])
+
+
+def test_correctors_run(benchmarks, monkeypatch):
+    """Every method makes the calls it is allowed; the search never ends above the predictor."""
+    monkeypatch.setattr(correctors, "NUM_CALLS", (4,))
+    monkeypatch.setattr(correctors, "MODEL_CALLS", (4,))
+    monkeypatch.setattr(problems, "GRID", {"num_times": 6, "pilot_times": 4})
+    monkeypatch.setattr(_corrector_search, "EVALUATIONS", 4)
+    sizes = ["--seeds=1", "--num-samples=4", "--num-data=16", "--num-model=2"]
+    chains, model = ["masks", "uniform"], "countdown_uniform"
+    correctors.main(
+        [*sizes, "--joints", "soft parity, beta = 1.0", "--chains", *chains, "--models", model]
+    )
+    found = read_json(benchmarks / "correctors.json")
+    for row in found["joints"].values():
+        assert 0 < row["Renoise"] <= row["Analytic"]
+    for name in (*chains, model):
+        assert {key for row in found["tables"][name]["broken"].values() for key in row} == {"4"}

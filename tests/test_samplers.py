@@ -43,6 +43,7 @@ from ddm.samplers import (
     FirstHitting,
     KGillespie,
     PredictorCorrector,
+    Renoise,
     Step,
     TauLeaping,
     ThetaTrapezoidal,
@@ -244,6 +245,66 @@ def test_corrector_law(kernel, noise):
     expected = mean * -torch.expm1(-total) / total.clamp(min=1e-300)
     expected = expected.scatter(-1, x[..., None], torch.exp(-total))
     close(law, expected, atol=1e-9)
+
+
+@each_kernel
+@each_noise
+@pytest.mark.parametrize("strength", [0.3, 1.0, 1e6])
+def test_renoising_keeps_the_marginals(kernel, noise, strength):
+    """If x_0 is known, x_t ~ q(x_t | x_0) becomes x_s ~ q(x_s | x_0), whatever the strength.
+
+    1e-9: torch's matrix exponential.
+    """
+    process = ForwardProcess(kernel, noise)
+    x = torch.arange(kernel.num_states)[:, None]
+    t, s = float(noise.inverse(at(1.2))), float(noise.inverse(at(0.7)))
+    for x_0 in range(kernel.vocab_size):
+        known = torch.eye(kernel.vocab_size, dtype=torch.float64)[x_0].log()
+        said = LogLeaveOneOut(process, known.expand(len(x), 1, -1), x, at(t, len(x)))
+        law = Renoise(strength).law([said], at(s, len(x)))[:, 0]
+        before, after = (exact.expm(kernel, noise.sigma(at(u)))[x_0] for u in (t, s))
+        close(before @ law, after, atol=1e-9)
+
+
+@each_kernel
+@each_noise
+def test_renoising_without_end_forgets_the_state(kernel, noise):
+    """A very large strength draws x_0 from its posterior and noises it: Psi with kappa = 0."""
+    denoiser, joint = exact_denoiser(kernel, noise)
+    x, t, s = sequences(kernel.num_states, LENGTH), 0.6, 0.5
+    law = Renoise(1e6).law([denoiser(x, at(t, len(x)))], at(s, len(x)))
+    posterior = exact.posterior(denoiser.process, joint, t)
+    channel = exact.expm(kernel, noise.sigma(at(s)))[: kernel.vocab_size]
+    close(law, posterior @ channel, atol=1e-9)
+
+
+def test_renoising_masks_is_remasking():
+    """With masks it is ReMDM, equation 5, with sigma = 1 - alpha_s / alpha_r."""
+    noise = Constant(2.0)
+    (p,) = random_predictions(Absorbing(3), noise, 0.7, LogLeaveOneOut, num=1)
+    law = Renoise(0.5).law([p], at(0.6, 50))
+    alpha_t, alpha_s, alpha_r = (math.exp(-2.0 * u) for u in (0.7, 0.6, 0.55))
+    sigma = 1 - alpha_s / alpha_r
+    shown = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
+    for v in range(3):
+        own = (p.x_t == v).double()
+        expected = torch.where(p.x_t == 3, shown * p.posterior()[..., v], (1 - sigma) * own)
+        close(law[..., v], expected)
+
+
+def test_renoising_corrects():
+    """In the limit of short steps it is the reverse process plus `strength` times the corrector.
+
+    So (law - stay) / h tends to (1 + strength) R_t + strength Q beta; off by O(h) at h = 1e-6.
+    """
+    for kernel in (Uniform(3), KERNELS[-1]):
+        denoiser, _ = exact_denoiser(kernel, Constant(1.3))
+        x, h = sequences(kernel.num_states, LENGTH), 1e-6
+        p = denoiser(x, at(0.5, len(x)))
+        law = Renoise(0.7).law([p], at(0.5 - h, len(x)))
+        rate = 1.7 * p.reverse_rate() + 0.7 * p.process.jump_rate_from(x, p.t)
+        jumps = law.scatter(-1, x[..., None], 0.0) / h
+        close(jumps, rate, rtol=1e-4, atol=1e-4)
 
 
 def test_tau_leaping_ordinal_law():

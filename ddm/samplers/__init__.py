@@ -4,6 +4,7 @@ from ddm.samplers.analytic import Analytic
 from ddm.samplers.cache import CallCounter
 from ddm.samplers.euler import Euler
 from ddm.samplers.predictor_corrector import PredictorCorrector
+from ddm.samplers.renoise import Renoise
 from ddm.samplers.reveal import FirstHitting, KGillespie, Reveal
 from ddm.samplers.sampler import Sampler, Samples, Step
 from ddm.samplers.stopping import EntropyBound, StoppingRule, Threshold
@@ -20,6 +21,7 @@ __all__ = [
     "FirstHitting",
     "KGillespie",
     "PredictorCorrector",
+    "Renoise",
     "Reveal",
     "Sampler",
     "Samples",

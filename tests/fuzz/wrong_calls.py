@@ -25,6 +25,7 @@ from ddm.samplers import (
     FirstHitting,
     KGillespie,
     PredictorCorrector,
+    Renoise,
     ThetaTrapezoidal,
     Trajectory,
 )
@@ -87,6 +88,7 @@ CALLS = [
     *(("num_timesteps", DiscreteTime, n) for n in (0, -1, 2.5)),
     *(("theta", ThetaTrapezoidal, v) for v in (0.0, 1.0, -1.0, NAN)),
     *(("step_size", lambda s: PredictorCorrector(step_size=s), s) for s in NUMBERS),
+    *(("strength", lambda s: Renoise(strength=s), s) for s in NUMBERS),
     *(("num_corrections", lambda n: PredictorCorrector(num_corrections=n), n) for n in (0, 1.5)),
     ("predictor", PredictorCorrector, KGillespie()),
     *(("weight", Hybrid, w) for w in (-1.0, NAN, INF)),
