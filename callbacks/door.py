@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from ddm.averaging import averages
-from ddm.denoisers import Denoiser, checked_call
+from ddm.denoisers import Denoiser, checked_call, evaluating
 from ddm.samplers import Sampler
 
 
@@ -34,11 +34,9 @@ def denoiser_of(module: LightningModule) -> Denoiser:
 @contextmanager
 def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     """Use averaged weights in eval mode and in the trainer's precision; leave no trace."""
-    modes = {m: m.training for m in module.modules()}
     averaging = averages(trainer, begun=True)
     precision = trainer.precision_plugin
-    with isolate_rng(), torch.no_grad(), precision.val_step_context():
-        module.eval()
+    with isolate_rng(), torch.no_grad(), precision.val_step_context(), evaluating(module):
         for callback in averaging:  # swaps the weights
             callback.on_validation_epoch_start(trainer, module)
         try:
@@ -46,8 +44,6 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
         finally:
             for callback in averaging:  # swaps them back
                 callback.on_validation_epoch_end(trainer, module)
-            for m, training in modes.items():
-                m.training = training
 
 
 def probe(denoiser: Denoiser, sampler: Sampler, tokens: Tensor, free: Tensor | None) -> None:
@@ -64,9 +60,9 @@ def probe(denoiser: Denoiser, sampler: Sampler, tokens: Tensor, free: Tensor | N
             f"`free` must be boolean with the shape of the tokens, {tuple(tokens.shape)}, got "
             f"{free.dtype} with {tuple(free.shape)}; say how to get it out of a batch."
         )
+    denoiser.check_data(tokens, free, "tokens")
     free = None if free is None else free[:4]
     process = denoiser.process
-    process.kernel.check_tokens(tokens)
     generator = torch.Generator(x_0.device).manual_seed(0)
     x_t = process.sample(x_0, 0.5, generator, free=free)
     checked_call(denoiser, x_t, 0.5, free)

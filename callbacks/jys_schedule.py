@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import Tensor
 
-from ddm.batch import free_of, tokens_of
+from ddm.batch import free_of, tokens_of, without_rests
 from ddm.callbacks.door import denoiser_of, probe, undisturbed
 from ddm.callbacks.history import UpdateHistory
 from ddm.callbacks.overview import binned_density
@@ -21,7 +22,7 @@ from ddm.callbacks.schedule_files import ScheduleFiles
 from ddm.callbacks.schedule_log import log_numbers, log_pictures, open_panel, summary
 from ddm.callbacks.update import LEAST, Updater
 from ddm.denoisers import Denoiser
-from ddm.functional import gather_made, require_at_least
+from ddm.functional import gather_made, require_at_least, require_instance
 from ddm.module import DiscreteDiffusion
 from ddm.samplers import Analytic, Sampler
 from ddm.schedule import step_numbers
@@ -105,13 +106,13 @@ class JYSScheduleCallback(Callback):
         require_at_least(1, **{name: n for name, n in periods.items() if n is not None})
         require_at_least(LEAST, num_samples=num_samples)
         require_at_least(0, seed=seed)
-        kinds = {"optimizer": (optimizer, ScheduleOptimizer), "sampler": (sampler, Sampler)}
-        for name, (value, kind) in kinds.items():
-            if value is not None and not isinstance(value, kind):
-                raise TypeError(
-                    f"`{name}` must be a `{kind.__name__}`, got {value!r}; pass an object, not its "
-                    "class."
-                )
+        require_instance(ScheduleOptimizer | None, optimizer=optimizer)
+        require_instance(Sampler | None, sampler=sampler)
+        require_instance(OptimalSteps | None, judge=judge)
+        for name, given in {"denoiser": denoiser, "tokens": tokens, "free": free}.items():
+            if given is not None and not callable(given):
+                raise TypeError(f"`{name}` must be a function, got {given!r:.80}; see `Args`.")
+        require_instance(Real, remedy="0 keeps nothing", smoothing=smoothing)
         if not 0 <= smoothing < 1:
             raise ValueError(f"`smoothing` must be in [0, 1), got {smoothing}; 0 keeps nothing.")
         self.num_steps = tuple(step_numbers(num_steps))
@@ -189,7 +190,14 @@ class JYSScheduleCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the module has what the callback needs, before any training."""
-        self._untried = self.denoiser(pl_module)
+        denoiser = self.denoiser(pl_module)
+        require_instance(
+            Denoiser,
+            remedy="wrap the network: `lambda module: MeanDenoiser(module.network, process)`",
+            denoiser=denoiser,
+        )
+        self._untried = denoiser
+        self._known = denoiser.process.kernel, getattr(denoiser, "pad", None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty hands; a resumed run does not repeat the update it was saved after."""
@@ -219,7 +227,7 @@ class JYSScheduleCallback(Callback):
             return
 
         def check() -> None:
-            tokens, free = tokens_of(self.tokens(batch)), self.free(batch)
+            tokens, free = self._read(batch)
             with undisturbed(trainer, pl_module):
                 probe(denoiser, self._sampler(pl_module), tokens, free)
 
@@ -237,7 +245,7 @@ class JYSScheduleCallback(Callback):
         step, previous = trainer.global_step, self._step
         self._step = step
         try:
-            self._recent.add(tokens_of(self.tokens(batch)), self.free(batch))
+            self._recent.add(*self._read(batch))
         except Exception as error:
             rank_zero_warn(f"Schedules do without batch {batch_idx}: {error}")
         if step > previous and self.should_update(trainer, previous):
@@ -263,6 +271,10 @@ class JYSScheduleCallback(Callback):
     ) -> None:
         """Write the files of the last checkpoints before an interrupted run ends."""
         self._files.refresh(trainer, self.optimized)
+
+    def _read(self, batch: Any) -> tuple[Tensor, Tensor | None]:  # noqa: ANN401
+        """Return the tokens of a batch, and which of them are free."""
+        return without_rests(tokens_of(self.tokens(batch)), batch, *self._known), self.free(batch)
 
     def _sampler(self, module: LightningModule) -> Sampler:
         own = getattr(module, "sampler", None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from ddm.callbacks.recent import RecentSequences
@@ -92,6 +93,12 @@ class Updater:
 def _sequences(recent: RecentSequences, denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
     """Return the latest sequences and their free positions; all processes go on, or none."""
     x_0, free = recent.latest(getattr(denoiser, "pad", None))
+    fits = denoiser.fits(x_0, free).all(-1)
+    if left_out := int((~fits).sum()):
+        rank_zero_warn(
+            f"{left_out} sequences are left out, with tokens that the model cannot draw."
+        )
+        x_0, free = x_0[fits], None if free is None else free[fits]
     seen = gather_objects((len(x_0), free is not None))
     if (least := min(num for num, _ in seen)) < LEAST:
         raise ValueError(

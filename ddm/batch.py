@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ddm.kernels import Kernel
+
 
 def tokens_of(batch: Any) -> Int[Tensor, "B L"]:  # noqa: ANN401
     """Return the tokens of a batch as int64.
@@ -65,3 +67,25 @@ def free_of(batch: Any) -> Bool[Tensor, "B L"] | None:  # noqa: ANN401
             )
         free = free & mask
     return free.expand(shape)
+
+
+def without_rests(
+    tokens: Int[Tensor, "B L"],
+    batch: Any,  # noqa: ANN401
+    kernel: Kernel,
+    pad: int | None = None,
+) -> Int[Tensor, "B L"]:
+    """Return tokens of the data where the entry "attention_mask" of their batch is 0, too.
+
+    Padding is never read as text, and collators leave the mask or -100 there.
+
+    Args:
+        tokens: Tokens, as they were found in the batch.
+        batch: The batch.
+        kernel: Says what tokens of the data are.
+        pad: What takes the place of others; by default the first token that is not the mask.
+    """
+    if not isinstance(batch, Mapping) or "attention_mask" not in batch:
+        return tokens
+    rests = ~batch["attention_mask"].bool() & ~kernel.is_data(tokens)
+    return tokens.masked_fill(rests, int(kernel.mask == 0) if pad is None else pad)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import TypeVar
+from types import UnionType
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
@@ -98,6 +99,30 @@ def require_at_least(least: int, **arguments: int) -> None:
             raise TypeError(f"`{name}` must be an integer, got {value!r}.")
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}; raise it.")
+
+
+def require_instance(
+    kind: type | UnionType,
+    *,
+    remedy: str = "pass an object, neither a class nor a name",
+    **arguments: object,
+) -> None:
+    """Refuse arguments of another class.
+
+    Args:
+        kind: The class, or a union of classes; `Thing | None` for an argument that may be left out.
+        remedy: What to do instead.
+        arguments: The arguments by their names.
+
+    Raises:
+        TypeError: An argument has another class.
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, kind):
+            kinds = (one for one in get_args(kind) or (kind,) if one is not type(None))
+            wanted = " or ".join(f"`{one.__name__}`" for one in kinds)
+            got = f"the class `{value.__name__}`" if isinstance(value, type) else f"{value!r:.80}"
+            raise TypeError(f"`{name}` must be a {wanted}, got {got}; {remedy}.")
 
 
 def require_number(name: str, value: float, low: float, high: float, remedy: str) -> float:
@@ -254,9 +279,16 @@ def check_times(times: Float[Tensor, " T"] | Sequence[float]) -> Float[Tensor, "
     """Return the times as a float64 tensor.
 
     Raises:
+        TypeError: They are no numbers.
         ValueError: They are not finite, do not decrease strictly or do not run from 1 to 0.
     """
-    t = torch.as_tensor(times, dtype=torch.float64)
+    try:
+        t = torch.as_tensor(times, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(
+            f"`times` must be a list of numbers, or a `SamplingSchedule`, got {times!r:.80}; "
+            "of several that were found, take `found.schedules[num_steps]`."
+        ) from error
     if t.ndim != 1 or len(t) < 2:
         raise ValueError(
             f"`times` must be a list of at least 2 times, got shape {tuple(t.shape)}; one step is "

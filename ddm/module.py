@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ddm.averaging import catch_up
-from ddm.batch import free_of, tokens_of
+from ddm.batch import free_of, tokens_of, without_rests
 from ddm.denoisers import Denoiser, MeanDenoiser, ScoreDenoiser
 from ddm.estimate import RatioEstimate, spread_times
-from ddm.functional import require_at_least, seeded, stratified_times
+from ddm.functional import require_at_least, require_instance, seeded, stratified_times
 from ddm.kernels import Kernel
 from ddm.learning_rate import follow, plan_of
 from ddm.losses import NELBO, Loss, ScoreEntropy
@@ -106,6 +106,10 @@ class DiscreteDiffusion(LightningModule):
     ) -> None:
         super().__init__()
         require_at_least(1, length=length, num_steps=num_steps, num_draws=num_draws)
+        require_instance(Kernel, kernel=kernel)
+        require_instance(NoiseSchedule | None, noise=noise)
+        require_instance(Loss, loss=loss)
+        require_instance(Sampler, sampler=sampler)
         if isinstance(sampler, RevealSampler):
             mask_of(kernel)  # or no sample is drawn
         require_at_least(0, warmup_steps=warmup_steps)
@@ -184,20 +188,15 @@ class DiscreteDiffusion(LightningModule):
         if tokens is None:
             tokens = torch.zeros(num_samples, self.length, dtype=torch.long, device=self.device)
         x = self.process.sample_prior(tokens, free, generator)
-        training = self.training
-        self.eval()
-        try:
-            return self.sampler(
-                self.denoiser,
-                x,
-                schedule,
-                free=free,
-                generator=generator,
-                progress=progress,
-                on_state=on_state,
-            )
-        finally:
-            self.train(training)
+        return self.sampler(
+            self.denoiser,
+            x,
+            schedule,
+            free=free,
+            generator=generator,
+            progress=progress,
+            on_state=on_state,
+        )
 
     def setup(self, stage: str) -> None:
         """Take the seed of the run, which `seed_everything` has set.
@@ -405,7 +404,9 @@ class DiscreteDiffusion(LightningModule):
 
         The tokens of an epoch's first batch are checked. On accelerators that costs a wait.
         """
+        pad = getattr(self.denoiser, "pad", None)
         x_0, free = tokens_of(batch), free_of(batch)
+        x_0 = without_rests(x_0, batch, self.process.kernel, pad)
         if batch_idx == 0:
             if free is None and x_0.shape[1] != self.length:
                 raise ValueError(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ddm.functional import expand_right, largest_ratio, positive_log
+from ddm.functional import expand_right, largest_ratio, positive_log, require_instance
 from ddm.kernels import Kernel, Rows, SparseKernel
 from ddm.noise import NoiseSchedule
 
@@ -39,6 +39,8 @@ class ForwardProcess(nn.Module):
 
     def __init__(self, kernel: Kernel, noise: NoiseSchedule) -> None:
         super().__init__()
+        require_instance(Kernel, kernel=kernel)
+        require_instance(NoiseSchedule, noise=noise)
         self.kernel = kernel
         self.noise = noise
 

@@ -208,6 +208,47 @@ def test_nan_keeps_the_old_schedule(tmp_path):
     assert [h["step"] for h in callback.history] == [2]
 
 
+def test_what_gives_no_denoiser_is_refused(tmp_path):
+    """A function that returns the network itself is refused before training, with the remedy."""
+    run = trainer(tmp_path, foreign(denoiser=lambda m: m.head), epochs=1)
+    with pytest.raises(TypeError, match=r"`denoiser` must be a `Denoiser`, got Linear.*wrap the"):
+        run.fit(Foreign(), DataLoader(rows(), batch_size=16))
+    assert run.global_step == 0
+
+
+def test_wrong_rows_are_left_out(tmp_path):
+    """One row with tokens of no meaning, in a late batch, costs the updates that row alone."""
+    tokens = rows(96)
+    tokens[50, 3] = V + 1  # in the fourth batch of six
+    callback = foreign(num_samples=64, every_n_steps=6)
+    with pytest.warns(UserWarning, match="1 sequences are left out"):
+        trainer(tmp_path, callback, epochs=1).fit(Foreign(), DataLoader(tokens, batch_size=16))
+    assert callback.history[0]["step"] == 6
+    table = callback.optimized.table
+    assert table.num_samples + table.num_held_out == 63
+
+
+class Still(Foreign):
+    """A network that does not learn."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("rest", [-100, V])
+def test_rests_in_padding_are_harmless(rest, tmp_path):
+    """Where `attention_mask` is 0 the mask or -100 give the schedules that padding gives."""
+    found = []
+    for value in (0, rest):
+        tokens, exists = rows(), torch.arange(L) < 5
+        batches = [{"input_ids": x.where(exists, value), "attention_mask": exists} for x in tokens]
+        callback = foreign()
+        trainer(tmp_path, callback, epochs=1).fit(Still(), DataLoader(batches, batch_size=16))
+        found.append(callback.optimized.table.excess)
+    assert found[0].any()
+    assert (found[0] == found[1]).all()
+
+
 def test_odd_batches_in_between(tmp_path):
     """A batch without tokens is left out, with a warning."""
     batches = [rows(16), rows(16), {"input_ids": rows(16), "odd": rows(1)}, rows(16)]

@@ -26,6 +26,8 @@ from ddm.functional import times_like
 from ddm.kernels import Absorbing, Uniform
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
+from ddm.samplers import Analytic, Reveal
+from ddm.schedules import JumpYourSteps, OptimalCounts, OptimalSteps
 from exact import at, seeded, sequences
 
 LENGTH = 2
@@ -468,3 +470,44 @@ def test_errors(make, message):
     """Tensors that are no laws over the vocabulary are refused with the reason."""
     with pytest.raises(ValueError, match=message):
         make(ForwardProcess(Uniform(3), LogLinear()))
+
+
+class Dropout(torch.nn.Module):
+    """A network whose every other answer is lost in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.dropout = torch.nn.Embedding(4, 3), torch.nn.Dropout(0.5)
+        self.frozen = torch.nn.Dropout(0.5).eval()
+
+    def forward(self, x_t, t):
+        return self.frozen(self.dropout(self.table(x_t)))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda d, x: Analytic()(d, x * 0 + 3, [1.0, 0.5, 0.0], generator=seeded()).tokens,
+        lambda d, x: (
+            OptimalSteps(num_times=4, pilot_times=4)
+            .table(d, Analytic(), x, generator=seeded())
+            .excess
+        ),
+        lambda d, x: JumpYourSteps(num_probes=3)(d, Analytic(), x, 2, generator=seeded()).schedules,
+        lambda d, x: OptimalCounts()(d, Reveal(), x, 2, generator=seeded()).schedules,
+    ],
+    ids=["sampler", "costs", "klub", "counts"],
+)
+def test_dropout_plays_no_part(use):
+    """Samples and schedules are those of evaluation mode; the modes are left as they were."""
+    torch.manual_seed(0)
+    network = Dropout()
+    denoiser = MeanDenoiser(network, ForwardProcess(Absorbing(3), LogLinear()))
+    x_0 = torch.randint(3, (16, 6), generator=seeded())
+    found = [use(denoiser, x_0), use(denoiser.eval(), x_0)]
+    denoiser.train()
+    network.frozen.eval()
+    use(denoiser, x_0)
+    assert [part.training for part in (denoiser, network.dropout, network.frozen)] == [1, 1, 0]
+    one, two = (torch.as_tensor(f) if not isinstance(f, dict) else f for f in found)
+    assert one == two if isinstance(one, dict) else torch.equal(one, two)

@@ -148,4 +148,4 @@ def test_wrong_calls():
     assert done.returncode == 0, done.stderr[-3000:]
     *wrong, last = done.stdout.splitlines()
     assert not wrong, "\n".join(wrong)
-    assert int(last.split()[0]) > 200
+    assert int(last.split()[0]) > 400

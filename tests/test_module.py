@@ -477,6 +477,9 @@ def test_padded_batches(tmp_path: Path) -> None:
     assert torch.equal(free, mask)
     nats = module.loss.value(module.denoiser(x_t, t, free), tokens).sum()
     assert loss.item() == pytest.approx(nats.item() / int(mask.sum()), rel=1e-6)
+    rests = {"input_ids": tokens.where(mask, -100), "attention_mask": mask.long()}
+    module.training_step(rests, 0)  # as collators fill them up
+    assert torch.equal(seen[-1][0].where(mask, 0), x_t.where(mask, 0))
 
 
 @pytest.mark.filterwarnings("ignore:Total length of:UserWarning")

@@ -161,3 +161,15 @@ def test_k_gillespie():
     torch.testing.assert_close(*nats)
     found = OptimalCounts()(EXACT, KGillespie(), data(40), [2], generator=seeded())
     assert found.schedules[2].info["sampler"] == "KGillespie()"
+
+
+def test_short_sequences_are_found_before_the_table():
+    """More steps than the held-out sequences have tokens: refused before any network call."""
+    free = torch.ones(16, LENGTH, dtype=torch.bool)
+    free[-4:, 2:] = False  # a quarter judges
+    calls: list[int] = []
+    hook = EXACT.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match="`num_steps` must be at most 2, the free tokens of the"):
+        OptimalCounts()(EXACT, Reveal(), data(16), [2, 3], free=free)
+    hook.remove()
+    assert not calls

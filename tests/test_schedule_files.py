@@ -80,6 +80,24 @@ def test_the_key_of_older_checkpoints_is_read(checkpoint, tmp_path):
     assert schedules_of(tmp_path / "older.ckpt").schedules == schedules_of(checkpoint).schedules
 
 
+def test_schedules_of_what_has_none(checkpoint, tmp_path):
+    """A checkpoint without callbacks has no schedules; a text is named as what it is."""
+    content = torch.load(checkpoint, weights_only=True)
+    bare = tmp_path / "bare.ckpt"
+    for callbacks in (None, {}, {"Other": None}):
+        torch.save(content | {"callbacks": callbacks}, bare)
+        assert schedules_of(bare) is None
+    for text in ("", "a text\n" * 99, "\x80\x02"):
+        bare.write_text(text)
+        with pytest.raises(
+            ValueError, match=r"`checkpoint` must be written by Lightning, but .*bare"
+        ):
+            schedules_of(bare)
+    torch.save(content | {"callbacks": [1]}, bare)
+    with pytest.raises(ValueError, match=r"`checkpoint` must be written by Lightning, but .*bare"):
+        schedules_of(bare)
+
+
 def test_schedules_of_other_weights_are_not_used(checkpoint, tmp_path):
     """What lies beside counts if its step is that of the checkpoint; without a stamp, if need be.
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ddm.denoisers import LogLeaveOneOut, NetworkDenoiser, NoTime, Prediction, TimeInput
+from ddm.functional import require_at_least, require_instance
 from ddm.process import ForwardProcess
 
 LENGTHS = ("max_position_embeddings", "max_sequence_length", "model_length", "n_positions")
@@ -41,6 +42,12 @@ class TokenIds:
 
     def __post_init__(self) -> None:
         """Check that the ids fit the logits."""
+        require_at_least(1, vocab_size=self.vocab_size)
+        for name in ("mask", "pad", "eos", "num_tokens"):
+            if getattr(self, name) is not None:
+                require_at_least(0, **{name: getattr(self, name)})
+        for i in self.special:
+            require_at_least(0, special=i)
         ids = [i for i in (self.mask, self.pad, self.eos, *self.special) if i is not None]
         needed = max(self.num_tokens or 0, *(i + 1 for i in ids), 0)
         if needed > self.vocab_size:
@@ -54,10 +61,18 @@ class TokenIds:
         """Read the ids of a tokenizer as transformers has them; pass `TokenIds` through.
 
         Raises:
+            TypeError: It is no tokenizer of transformers.
             ValueError: The tokenizer has more ids than the model has logits.
         """
         if isinstance(tokenizer, TokenIds):
             return tokenizer
+        names = ("mask_token_id", "pad_token_id", "eos_token_id", "all_special_ids", "__len__")
+        if missing := [name for name in names if not hasattr(tokenizer, name)]:
+            raise TypeError(
+                f"`tokenizer` must be one of transformers, or `TokenIds`, got {tokenizer!r:.80} "
+                f"without `{missing[0]}`; one of tokenizers becomes one by "
+                "`transformers.PreTrainedTokenizerFast(tokenizer_object=..., mask_token=...)`."
+            )
         config: Any = getattr(model, "config", None)
         mask = tokenizer.mask_token_id
         return cls(
@@ -120,6 +135,7 @@ class Adapter(NetworkDenoiser):
         pad: int | None = None,
         banned: Sequence[int] = (),
     ) -> None:
+        require_instance(nn.Module, model=model)
         super().__init__(model, process, time=time, pad=pad)
         # Kernels leave out the mask themselves.
         self.banned = tuple(i for i in banned if i != process.kernel.mask)
@@ -188,6 +204,35 @@ class Adapter(NetworkDenoiser):
     def is_banned(self, x: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
         """Return where tokens stand that are never drawn."""
         return torch.isin(x, self._banned)
+
+    def fits(
+        self, x_0: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None = None
+    ) -> Bool[Tensor, "B L"]:
+        """Return where data tokens stand; one that is never drawn may only be given."""
+        banned = self.is_banned(x_0)
+        return super().fits(x_0, free) & ~(banned if free is None else banned & free)
+
+    def check_data(
+        self,
+        x_0: Int[Tensor, "B L"],
+        free: Bool[Tensor, "B L"] | None = None,
+        name: str = "x_0",
+    ) -> None:
+        """Refuse data that are not those of the model.
+
+        Raises:
+            TypeError: They are no integers.
+            ValueError: There are others than the tokens of the data, or some that are never drawn
+                at free positions.
+        """
+        super().check_data(x_0, free, name)
+        wrong = ~self.fits(x_0, free)
+        if bool(wrong.any()):
+            raise ValueError(
+                "`free` must leave out tokens that are never drawn, got "
+                f"{sorted(set(x_0[wrong].tolist()))} at free positions; use "
+                "`denoiser.free_of(x_0)`."
+            )
 
     def free_of(self, x: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
         """Return where tokens are text: free, unless they are banned or padding."""

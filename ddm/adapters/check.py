@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ddm.adapters.adapter import Adapter
 from ddm.denoisers import checked_call
+from ddm.functional import require_instance
 
 MARGIN = 0.1
 """Nats per token by which another reading of the logits must be better."""
@@ -34,18 +35,13 @@ def check_model(
             logits do not fit the vocabulary, or are not finite; no position sees the ones to its
             right; or the logits fit the data better when moved by one.
     """
+    require_instance(Adapter, denoiser=denoiser)
     free = denoiser.free_of(x_0) if free is None else free
-    denoiser.process.kernel.check_tokens(x_0, "x_0")
+    denoiser.check_data(x_0, free)
     if denoiser.backbone.training:
         raise ValueError(
             "`denoiser` must be in evaluation mode, got a network in training mode, whose dropout "
             "is noise; call `model.eval()` first."
-        )
-    wrong = free & denoiser.is_banned(x_0)
-    if bool(wrong.any()):
-        raise ValueError(
-            f"`free` must leave out tokens that are never drawn, got "
-            f"{sorted(set(x_0[wrong].tolist()))} at free positions; use `denoiser.free_of(x_0)`."
         )
     generator = torch.Generator(x_0.device).manual_seed(0)
     for t in (1.0, SOME):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, LogLeaveOneOut
-from ddm.functional import seeded
+from ddm.functional import require_instance, seeded
 from ddm.process import keep_given
 
 
@@ -41,6 +42,8 @@ class Guided(Denoiser):
         *,
         visible: Collection[int] | None = None,
     ) -> None:
+        require_instance(Denoiser, denoiser=denoiser, unconditional=unconditional)
+        require_instance(Real, remedy="0 leaves the second one out", scale=scale)
         super().__init__(denoiser.process)
         first, second = denoiser.process.kernel, unconditional.process.kernel
         if (first.vocab_size, first.mask) != (second.vocab_size, second.mask):

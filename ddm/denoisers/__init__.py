@@ -7,6 +7,7 @@ from ddm.denoisers.denoiser import (
     PosteriorDenoiser,
     ScoreDenoiser,
     checked_call,
+    evaluating,
 )
 from ddm.denoisers.exact import ExactDenoiser, MarkovChainDenoiser
 from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction, chunks
@@ -39,4 +40,5 @@ __all__ = [
     "TimeInput",
     "checked_call",
     "chunks",
+    "evaluating",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction
 from ddm.denoisers.time_input import Time, TimeInput
-from ddm.functional import log1mexp, times_like
+from ddm.functional import log1mexp, require_at_least, require_instance, times_like
 from ddm.process import ForwardProcess
 
 
@@ -31,6 +33,7 @@ class Denoiser(nn.Module, ABC):
 
     def __init__(self, process: ForwardProcess) -> None:
         super().__init__()
+        require_instance(ForwardProcess, process=process)
         self.process = process
 
     def __call__(self, x_t: Tensor, t: float | Tensor, free: Tensor | None = None) -> Any:  # noqa: ANN401
@@ -52,6 +55,27 @@ class Denoiser(nn.Module, ABC):
             free: Positions that are generated; the others are given: a prompt at any place, or
                 padding. None if all are free.
         """
+
+    def fits(
+        self, x_0: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None = None
+    ) -> Bool[Tensor, "B L"]:
+        """Return where data tokens stand that the model may draw, or that may be given."""
+        return self.process.kernel.is_data(x_0)
+
+    def check_data(
+        self,
+        x_0: Int[Tensor, "B L"],
+        free: Bool[Tensor, "B L"] | None = None,
+        name: str = "x_0",
+    ) -> None:
+        """Refuse data that are not those of the model.
+
+        Raises:
+            TypeError: They are no integers.
+            ValueError: They do not have the shape (B, L), or there are others than the tokens of
+                the data.
+        """
+        self.process.kernel.check_tokens(x_0, name)
 
     def start(self) -> Denoiser:
         """Return the denoiser of one run of a sampler: itself, unless calls of a run share state.
@@ -86,6 +110,10 @@ class NetworkDenoiser(Denoiser):
         pad: int | None = None,
     ) -> None:
         super().__init__(process)
+        require_instance(nn.Module, backbone=backbone)
+        require_instance(TimeInput, time=time)
+        if pad is not None:
+            require_at_least(0, pad=pad)
         self.backbone = backbone
         self.time = time
         self.pad = pad
@@ -100,7 +128,22 @@ class NetworkDenoiser(Denoiser):
         Raises:
             ValueError: The output does not have the shape of logits.
         """
-        output = self.call(x_t, t, free)
+        try:
+            output = self.call(x_t, t, free)
+        except IndexError as error:  # of an embedding, most likely
+            kernel = self.process.kernel
+            raise ValueError(
+                f"the network must know all {kernel.num_states} states of the kernel, got one that "
+                f"does not: {error}; the mask is {kernel.mask}: if it is an id of the vocabulary, "
+                "say so, `Absorbing(vocab_size, mask=...)`."
+            ) from error
+        except TypeError as error:
+            if self.pad is None or "attention_mask" not in str(error):
+                raise
+            raise TypeError(
+                f"`pad` must be None for a network that takes no `attention_mask`, got {self.pad}; "
+                "leave it out, or let the network's `forward` take the mask."
+            ) from error
         sizes = self.output_sizes
         shape = tuple(getattr(output, "shape", ()))
         if shape[:-1] != tuple(x_t.shape) or shape[-1] not in sizes:
@@ -254,6 +297,18 @@ class ScoreDenoiser(NetworkDenoiser):
     def output_sizes(self) -> set[int]:
         """One log ratio for every state."""
         return {self.process.kernel.num_states}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Keep a module in evaluation mode, without dropout; then all its parts are as they were."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def checked_call(

@@ -220,6 +220,11 @@ class Kernel(nn.Module, ABC):
         """Return a distribution of data tokens on all states: zero at a mask beyond them."""
         return p if self.num_states == self.vocab_size else torch.nn.functional.pad(p, (0, 1))
 
+    def is_data(self, x: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Return where tokens of the data stand: in the vocabulary, and not the mask."""
+        known = (x >= 0) & (x < self.vocab_size)
+        return known if self.mask is None else known & (x != self.mask)
+
     def check_tokens(self, x: Tensor, name: str = "tokens", *, noised: bool = False) -> None:
         """Refuse what are no tokens of the data, or with `noised` no states of the chain.
 

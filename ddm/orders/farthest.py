@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
+from ddm.functional import require_instance
 from ddm.orders.order import RevealOrder, masked_in, ranked
 
 BLOCK = 16
@@ -28,6 +30,7 @@ class Farthest(RevealOrder):
     """
 
     def __init__(self, jitter: float) -> None:
+        require_instance(Real, remedy="0 leaves out chance", jitter=jitter)
         if not 0 <= jitter <= 1:
             raise ValueError(f"`jitter` must lie in [0, 1], got {jitter}; 0 leaves out chance.")
         self.jitter = jitter

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.functional import require_at_least
+from ddm.functional import require_at_least, require_instance
 from ddm.orders.order import RevealOrder, masked_in, ranked
 
 
@@ -27,6 +27,7 @@ class LeftToRight(RevealOrder):
 
     def __init__(self, block_length: int = 1, within: RevealOrder | None = None) -> None:
         require_at_least(1, block_length=block_length)
+        require_instance(RevealOrder | None, within=within)
         self.block_length = block_length
         self.within = within
 

@@ -41,7 +41,13 @@ class Measured(Farthest):
         jitter: float = 0.5,
     ) -> None:
         super().__init__(jitter)
-        matrix = torch.as_tensor(dependence, dtype=torch.float64).detach().cpu()
+        try:
+            matrix = torch.as_tensor(dependence, dtype=torch.float64).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"`dependence` must be a matrix of numbers, got {dependence!r:.80}; measure it "
+                "with `measure_dependence`."
+            ) from error
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.numel():
             raise ValueError(
                 "`dependence` must be a square matrix, a row for every position, got the shape "

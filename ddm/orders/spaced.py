@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddm.functional import require_at_least
+from ddm.functional import require_at_least, require_instance
 from ddm.orders.farthest import Farthest
 
 
@@ -28,6 +28,7 @@ class Spaced(Farthest):
 
     def __init__(self, shape: Sequence[int] = (), *, jitter: float = 0.5) -> None:
         super().__init__(jitter)
+        require_instance(Sequence, remedy="write (L,) or (C, H, W), or leave it out", shape=shape)
         for size in shape:
             require_at_least(1, shape=size)
         self.shape = tuple(shape)

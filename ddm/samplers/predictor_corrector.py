@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.functional import require_at_least, require_number
+from ddm.functional import require_at_least, require_instance, require_number
 from ddm.samplers.analytic import Analytic
 from ddm.samplers.euler import stay_or_jump
 from ddm.samplers.reveal import RevealSampler
@@ -43,6 +43,7 @@ class PredictorCorrector(Sampler):
         num_corrections: int = 1,
         step_size: float = 1.0,
     ) -> None:
+        require_instance(Sampler | None, predictor=predictor)
         require_at_least(1, num_corrections=num_corrections)
         if isinstance(step_size, (int, float)) and step_size <= 0:
             raise ValueError(f"`step_size` must be positive, got {step_size}.")

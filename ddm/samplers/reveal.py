@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction
-from ddm.functional import categorical, one_hot
+from ddm.functional import categorical, one_hot, require_instance
 from ddm.kernels.sparse import CHUNK
 from ddm.orders import Entropy, Random, RevealOrder
 from ddm.orders.order import mask_of, masked_in, ranked
@@ -154,6 +156,10 @@ class Reveal(RevealSampler):
         near_certain: float = 0.0,
         temper: Temper | None = None,
     ) -> None:
+        require_instance(RevealOrder | None, order=order)
+        require_instance(StoppingRule | None, stop=stop)
+        require_instance(Temper | None, temper=temper)
+        require_instance(Real, remedy="0 leaves it out", near_certain=near_certain)
         if not 0 <= near_certain < float("inf"):
             raise ValueError(
                 f"`near_certain` must be >= 0 and finite, got {near_certain}; it is the sum of "
@@ -234,6 +240,10 @@ class Reveal(RevealSampler):
         left = ((x == mask_of(process.kernel)) & free).sum(-1)  # masks of later blocks wait
         return process.time_of_masks(left, free.sum(-1))
 
+    def most_steps(self, length: int) -> float:
+        """Return one step per token; with a stopping rule the schedule plays no role."""
+        return length if self.stop is None else math.inf
+
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return the network calls; with a stopping rule, the most that there can be."""
         return num_steps if self.stop is None else length
@@ -267,6 +277,10 @@ class KGillespie(RevealSampler):
             ValueError: The kernel has no mask, or there are more steps than free tokens.
         """
         return counted_steps(process, times, free)
+
+    def most_steps(self, length: int) -> float:
+        """Return one step per token."""
+        return length
 
 
 def counted_steps(

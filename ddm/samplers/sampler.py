@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser, Prediction, chunks
-from ddm.functional import categorical, describe, one_hot
+from ddm.denoisers import Denoiser, Prediction, chunks, evaluating
+from ddm.functional import categorical, describe, one_hot, require_instance
 from ddm.kernels.sparse import CHUNK
 from ddm.process import ForwardProcess, keep_given
 from ddm.samplers.cache import CallCounter
@@ -180,6 +181,10 @@ class Sampler(ABC):
         x = keep_given(x, x_t, free)
         return x, (nats if free is None else nats.where(free, 0.0)).sum(-1)
 
+    def most_steps(self, length: int) -> float:
+        """Return the largest number of steps on sequences of that many free tokens."""
+        return math.inf
+
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return the network calls of `num_steps` steps on sequences of that many free tokens."""
         return num_steps
@@ -217,6 +222,8 @@ class Sampler(ABC):
             TypeError: Tokens are no integers, or the mask is not boolean.
             ValueError: Schedule, tokens, mask or kernel do not fit, before any network call.
         """
+        require_instance(Denoiser, remedy="wrap the network: `MeanDenoiser`", denoiser=denoiser)
+        require_instance(Tensor, remedy="start from `process.sample_prior((B, L))`", x=x)
         check_free(free, x, denoiser.process)
         x = x.long()
         revealed = denoiser.process.kernel.is_revealed(x)
@@ -254,13 +261,14 @@ class Sampler(ABC):
         now = times[:1].expand(len(x))
         if on_state is not None:
             on_state(x, now)
-        for step in tqdm(steps, desc="sampling", disable=not progress):
-            if not now.any():  # all sequences are done, sooner than the schedule
-                break
-            x = self.step(counter, x, step, generator, free=free)
-            now = self.landing(process, x, step, everywhere)
-            if on_state is not None:
-                on_state(x, now)
+        with evaluating(denoiser):
+            for step in tqdm(steps, desc="sampling", disable=not progress):
+                if not now.any():  # all sequences are done, sooner than the schedule
+                    break
+                x = self.step(counter, x, step, generator, free=free)
+                now = self.landing(process, x, step, everywhere)
+                if on_state is not None:
+                    on_state(x, now)
         return Samples(x, counter.num_calls, counter.num_rows)
 
     def __repr__(self) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Real
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.functional import describe
+from ddm.functional import describe, require_instance
 from ddm.orders.confidence import Confidence
 from ddm.orders.entropy import Entropy
 
@@ -49,6 +50,7 @@ class EntropyBound(StoppingRule):
     """
 
     def __init__(self, bound: float = 0.1) -> None:
+        require_instance(Real, remedy="0.1 is a careful choice", bound=bound)
         if not 0 <= bound < float("inf"):
             raise ValueError(
                 f"`bound` must be >= 0 and finite, got {bound}; 0.1 nats is a careful choice."
@@ -79,6 +81,7 @@ class Threshold(StoppingRule):
     """
 
     def __init__(self, probability: float = 0.9) -> None:
+        require_instance(Real, remedy="0.9 is usual", probability=probability)
         if not 0 < probability <= 1:
             raise ValueError(
                 f"`probability` must lie in (0, 1], got {probability}; 0.9 is the published choice."

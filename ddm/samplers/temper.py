@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddm.functional import describe, require_at_least
+from ddm.functional import describe, require_at_least, require_instance
 
 
 class Temper:
@@ -24,6 +26,7 @@ class Temper:
     def __init__(
         self, temperature: float = 1.0, *, top_k: int | None = None, top_p: float = 1.0
     ) -> None:
+        require_instance(Real, remedy="1 changes nothing", temperature=temperature, top_p=top_p)
         if not 0 < temperature < float("inf"):
             raise ValueError(
                 f"`temperature` must be positive and finite, got {temperature}; for greedy "

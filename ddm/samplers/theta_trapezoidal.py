@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ddm.denoisers import Prediction
+from ddm.functional import require_instance
 from ddm.samplers.euler import finish, stay_or_jump
 from ddm.samplers.sampler import Sampler
 
@@ -35,6 +37,7 @@ class ThetaTrapezoidal(Sampler):
     order: float = 2
 
     def __init__(self, theta: float = 0.5) -> None:
+        require_instance(Real, remedy="0.5 is usual", theta=theta)
         if not 0 < theta < 1:
             raise ValueError(
                 f"`theta` must lie strictly between 0 and 1, got {theta}; 0.5 needs the weakest "

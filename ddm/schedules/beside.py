@@ -73,14 +73,14 @@ def _read(checkpoint: Path) -> dict[str, Any]:
             f"`checkpoint` must be written by Lightning, but '{checkpoint}' is damaged or "
             f"something else: {str(error).partition(chr(10))[0]}"
         ) from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("callbacks") or {}, Mapping):
         raise ValueError(f"`checkpoint` must be written by Lightning, but '{checkpoint}' is not.")
     return content
 
 
 def _inside(content: Mapping[str, Any], name: str) -> Optimized | None:
     """Return the schedules inside of a checkpoint, those of all its callbacks."""
-    states = content.get("callbacks", {}).values()
+    states = (content.get("callbacks") or {}).values()
     kept = [one for state in states if (one := content_of(state)) is not None]
     found = [Optimized.from_dict(one, name) for one in kept if one.get("schedules")]
     if not found:

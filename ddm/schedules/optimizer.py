@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ddm.denoisers import Denoiser
 from ddm.files import read_json, write_json
-from ddm.functional import describe, require_at_least
+from ddm.functional import describe, require_at_least, require_instance
 from ddm.samplers import Sampler
+from ddm.samplers.sampler import check_some_free
 from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
 
@@ -109,7 +110,40 @@ class ScheduleOptimizer(ABC):
             free: Positions that are generated, (B, L); the others are given. None if all are free.
             generator: Source of the noise, on the device of x_0.
             progress: Show a bar.
+
+        Raises:
+            TypeError: An argument has another class.
+            ValueError: Data, mask or numbers do not fit, before any network call.
         """
+
+    def check(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        x_0: Int[Tensor, "B L"],
+        free: Bool[Tensor, "B L"] | None,
+        numbers: Sequence[int] = (),
+    ) -> None:
+        """Refuse what no schedule can be found for, before any network call.
+
+        Raises:
+            TypeError: An argument has another class.
+            ValueError: There is no sequence, data or mask do not fit, or the sampler cannot make as
+                many steps.
+        """
+        require_instance(Denoiser, remedy="wrap the network: `MeanDenoiser`", denoiser=denoiser)
+        require_instance(Sampler, sampler=sampler)
+        require_instance(Tensor, remedy="give tokens (B, L)", x_0=x_0)
+        if len(x_0) == 0:
+            raise ValueError("`x_0` must hold at least one sequence, got none.")
+        denoiser.check_data(x_0, free)
+        check_some_free(free, x_0, denoiser.process)
+        length = x_0.shape[1] if free is None else int(free.sum(-1).max())
+        if max(numbers, default=0) > sampler.most_steps(length):
+            raise ValueError(
+                f"`num_steps` must be at most {length}, the free tokens of a sequence, for a "
+                f"sampler that reveals at least one per step, got {max(numbers)}; use fewer steps."
+            )
 
     def __repr__(self) -> str:
         """Show the class and its arguments."""

@@ -9,6 +9,7 @@ import math
 import torch
 
 from ddm import Absorbing, DenseKernel, ForwardProcess, Gaussian, OptimalSteps, Uniform
+from ddm.adapters import Guided, MaskedLM, TokenIds, check_model
 from ddm.callbacks import JYSScheduleCallback, SampleLogger
 from ddm.denoisers import (
     DiscreteTime,
@@ -19,17 +20,23 @@ from ddm.denoisers import (
 )
 from ddm.functional import categorical
 from ddm.losses import NELBO, CrossEntropy, Hybrid, ScoreEntropy
+from ddm.module import DiscreteDiffusion
 from ddm.noise import Constant, Cosine, Exponential, Geometric, LogLinear
+from ddm.orders import Confidence, LeftToRight, Measured, Spaced
 from ddm.samplers import (
     Analytic,
+    EntropyBound,
     FirstHitting,
     KGillespie,
     PredictorCorrector,
     Renoise,
+    Reveal,
+    Temper,
     ThetaTrapezoidal,
+    Threshold,
     Trajectory,
 )
-from ddm.schedules import JumpYourSteps, SamplingSchedule
+from ddm.schedules import JumpYourSteps, OptimalCounts, Optimized, SamplingSchedule
 
 NAN, INF = math.nan, math.inf
 KERNELS = (Absorbing, Uniform, Gaussian)
@@ -61,7 +68,108 @@ def broken(value):
     return MeanDenoiser(network, PROCESS)
 
 
+class Embeds(torch.nn.Module):
+    """A network with an embedding of five ids, the last of them the mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(5, 5)
+
+    def forward(self, x_t, t):
+        return self.table(x_t)
+
+
+NETWORK = Embeds()
+MASKED = MaskedLM(NETWORK, TokenIds(5, mask=4, special=(3, 4)))
+OPTIMIZERS = (
+    OptimalSteps(num_times=4, pilot_times=4),
+    JumpYourSteps(num_probes=2),
+    OptimalCounts(num_times=4),
+)
+
+
+def module(**objects):
+    """Return a module for training, with some of its parts exchanged."""
+    parts = {"kernel": Absorbing(3), "backbone": lambda states: NETWORK, "length": 2}
+    return DiscreteDiffusion(**(parts | {"optimizer": torch.optim.AdamW} | objects))
+
+
+# Whatever takes an object, and by which name; each is given a class, a name and a number instead.
+OBJECTS = [
+    ("kernel", lambda v: ForwardProcess(v, LogLinear())),
+    ("noise", lambda v: ForwardProcess(Absorbing(3), v)),
+    ("process", lambda v: MeanDenoiser(NETWORK, v)),
+    ("backbone", lambda v: MeanDenoiser(v, PROCESS)),
+    ("time", lambda v: MeanDenoiser(NETWORK, PROCESS, time=v)),
+    ("process", lambda v: ExactDenoiser(v, JOINT)),
+    ("order", Reveal),
+    ("stop", lambda v: Reveal(stop=v)),
+    ("temper", lambda v: Reveal(temper=v)),
+    ("within", lambda v: LeftToRight(2, v)),
+    ("predictor", PredictorCorrector),
+    ("objective", JumpYourSteps),
+    ("optimizer", lambda v: JYSScheduleCallback(optimizer=v)),
+    ("sampler", lambda v: JYSScheduleCallback(sampler=v)),
+    ("judge", lambda v: JYSScheduleCallback(judge=v)),
+    ("model", lambda v: MaskedLM(v, TokenIds(5, mask=4))),
+    ("tokenizer", lambda v: MaskedLM(NETWORK, v)),
+    ("denoiser", lambda v: Guided(v, EXACT, 1.0)),
+    ("unconditional", lambda v: Guided(EXACT, v, 1.0)),
+    ("denoiser", lambda v: check_model(v, X_0)),
+    ("kernel", lambda v: module(kernel=v)),
+    ("noise", lambda v: module(noise=v)),
+    ("loss", lambda v: module(loss=v)),
+    ("sampler", lambda v: module(sampler=v)),
+    ("denoiser", lambda v: Analytic()(v, X, [1.0, 0.0])),
+    ("`x`", lambda v: Analytic()(EXACT, v, [1.0, 0.0])),
+    ("times", lambda v: Analytic()(EXACT, X, v)),
+    *(("denoiser", lambda v, found=found: found(v, Analytic(), X_0, 2)) for found in OPTIMIZERS),
+    *(("sampler", lambda v, found=found: found(EXACT, v, X_0, 2)) for found in OPTIMIZERS),
+    *(("x_0", lambda v, found=found: found(EXACT, KGillespie(), v, 2)) for found in OPTIMIZERS),
+]
+
 CALLS = [
+    *((name, call, v) for name, call in OBJECTS for v in (Confidence, "spaced", 0.1)),
+    *(("shape", Spaced, v) for v in (12, (2, 0), (2, "a"), "ab")),
+    *(("dependence", Measured, v) for v in ("a", [[-1.0]], [1.0])),
+    *(("jitter", lambda j: Spaced(jitter=j), j) for j in (-0.1, 2, NAN, "a")),
+    *(("bound", EntropyBound, v) for v in (-1, NAN, INF, "a", None)),
+    *(("probability", Threshold, v) for v in (0, 2, NAN, "a", None)),
+    *(("temperature", Temper, v) for v in (*NUMBERS, "a")),
+    *(("top_p", lambda p: Temper(top_p=p), p) for p in (0, 2, NAN, "a")),
+    *(("near_certain", lambda n: Reveal(near_certain=n), n) for n in (-1, NAN, INF, "a")),
+    *(("theta", ThetaTrapezoidal, v) for v in ("a", None)),
+    *(("scale", lambda s: Guided(EXACT, EXACT, s), s) for s in ("a", None)),
+    *(("smoothing", lambda s: JYSScheduleCallback(smoothing=s), s) for s in ("a", None)),
+    *(
+        (name, lambda v, name=name: TokenIds(5, **{name: v}), v)
+        for name in ("mask", "pad", "eos", "num_tokens")
+        for v in (-1, 1.5, "a")
+    ),
+    ("special", lambda v: TokenIds(5, special=v), (0, -1)),
+    ("vocab_size", TokenIds, -1),
+    *(
+        (name, lambda v, name=name: JYSScheduleCallback(**{name: v}), "x")
+        for name in ("denoiser", "tokens", "free")
+    ),
+    ("times", lambda v: Analytic()(EXACT, X, v), Optimized({})),
+    ("times", SamplingSchedule, "uniform"),
+    (
+        "mask",
+        lambda v: MeanDenoiser(NETWORK, ForwardProcess(Absorbing(v), LogLinear()))(X + 2, 1.0),
+        5,
+    ),
+    ("pad", lambda p: MeanDenoiser(NETWORK, PROCESS, pad=p)(X, 1.0), 0),
+    *(("pad", lambda p: MeanDenoiser(NETWORK, PROCESS, pad=p), p) for p in (-100, 0.5, "a")),
+    *(
+        ("free", lambda v, found=found: found(MASKED, KGillespie(), v, 2), X_0 + 3)
+        for found in OPTIMIZERS
+    ),
+    *(
+        ("num_steps", lambda n, f=found, s=sampler: f(EXACT, s, X_0, n), 3)
+        for sampler in (KGillespie(), Reveal())
+        for found in OPTIMIZERS
+    ),
     *(("vocab_size", kind, v) for kind in (Absorbing, Uniform, Gaussian) for v in (0, 1, -2, 2.5)),
     *(
         ("vocab_size", kind, v)

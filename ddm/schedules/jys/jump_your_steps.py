@@ -10,11 +10,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser
-from ddm.functional import gather_made, gather_objects, require_at_least
+from ddm.denoisers import Denoiser, evaluating
+from ddm.functional import gather_made, gather_objects, require_at_least, require_instance
 from ddm.kernels import Kernel
 from ddm.samplers import KGillespie, Sampler
-from ddm.samplers.sampler import check_some_free
 from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.jys.golden_section import golden_section
 from ddm.schedules.jys.hierarchy import Hierarchy, Split, num_searches
@@ -54,6 +53,7 @@ class JumpYourSteps(ScheduleOptimizer):
         num_probes: int = 16,
         batch_size: int | None = None,
     ) -> None:
+        require_instance(KLUB | None, objective=objective)
         require_at_least(1, num_probes=num_probes)
         if batch_size is not None:
             require_at_least(1, batch_size=batch_size)
@@ -79,11 +79,8 @@ class JumpYourSteps(ScheduleOptimizer):
             ValueError: No sequence, no number of steps or more steps than tokens to reveal, or a
                 network that returns NaN.
         """
-        if len(x_0) == 0:
-            raise ValueError("`x_0` must hold at least one sequence, got none.")
-        denoiser.process.kernel.check_tokens(x_0, "x_0")
-        check_some_free(free, x_0, denoiser.process)
         numbers = step_numbers(num_steps)
+        self.check(denoiser, sampler, x_0, free, numbers)
         process = denoiser.process
         objective = self.objective or default_objective(process.kernel, sampler)
         facts = {
@@ -153,20 +150,21 @@ class _Gain:
         return float(nats.mean())
 
     def _measure(self, m: float) -> Tensor:
-        if not self.departures:
-            self.departures = [
-                self.objective.departure(
-                    self.denoiser,
-                    self.sampler,
-                    x_0,
-                    self.step[0],
-                    self.generator,
-                    free=free,
-                    most=self.most,
-                )
-                for x_0, free in self.batches
-            ]
-        nats = [self.objective.between(d, m, self.step[1]) for d in self.departures]
+        with evaluating(self.denoiser):
+            if not self.departures:
+                self.departures = [
+                    self.objective.departure(
+                        self.denoiser,
+                        self.sampler,
+                        x_0,
+                        self.step[0],
+                        self.generator,
+                        free=free,
+                        most=self.most,
+                    )
+                    for x_0, free in self.batches
+                ]
+            nats = [self.objective.between(d, m, self.step[1]) for d in self.departures]
         return torch.cat(nats).cpu()
 
 

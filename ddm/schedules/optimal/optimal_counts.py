@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser
+from ddm.denoisers import Denoiser, evaluating
 from ddm.functional import require_at_least
 from ddm.samplers import CallCounter, KGillespie, Reveal, Sampler
 from ddm.schedule import SamplingSchedule, step_numbers
@@ -73,12 +73,14 @@ class OptimalCounts(ScheduleOptimizer):
             ValueError: Fewer than 8 sequences, a sampler that does not reveal by schedule, or more
                 steps than tokens or than the grid has.
         """
+        numbers = step_numbers(num_steps)
+        self.check(denoiser, sampler, x_0, free, numbers)
         if len(x_0) < 8:
             raise ValueError(
                 f"`x_0` must hold at least 8 sequences, got {len(x_0)}; some hundred are needed "
                 "for counts that do not fit noise."
             )
-        numbers, counter = step_numbers(num_steps), CallCounter(denoiser)
+        counter = CallCounter(denoiser)
         held_out = max(2, len(x_0) // 4)
         seed = int(torch.randint(2**31, (), generator=generator, device=x_0.device))
         common = counter, as_reveal(sampler), seed, self.batch_size
@@ -93,19 +95,26 @@ class OptimalCounts(ScheduleOptimizer):
                 f"and {self.num_times} grid points allow, got {max(numbers)}; raise `num_times`, "
                 "or use fewer steps."
             )
-        _, paths = shortest_paths(search.table(grid), max(numbers))
-        schedules = {}
-        for n in tqdm(numbers, desc="counts", disable=not progress):
-            shares = {"optimal counts": grid[paths[n]] / search.length}
-            if not search.additive:
-                shares["searched counts"] = search.search(n, self.num_tries)
-            candidates = {
-                "uniform": SamplingSchedule.uniform(n),
-                "cosine": SamplingSchedule.cosine(n),
-            }
-            for name, share in shares.items():
-                candidates[name] = SamplingSchedule(search.times(share), name)
-            schedules[n] = judge.best(candidates, Setting.of(denoiser.process, sampler))
+        if max(numbers) > (most := min(search.most_steps, judge.most_steps)):
+            raise ValueError(
+                f"`num_steps` must be at most {most}, the free tokens of the longest sequence in "
+                f"the batch that has the fewest, got {max(numbers)}; use fewer steps, raise "
+                "`batch_size`, or leave short sequences out."
+            )
+        with evaluating(denoiser):
+            _, paths = shortest_paths(search.table(grid), max(numbers))
+            schedules = {}
+            for n in tqdm(numbers, desc="counts", disable=not progress):
+                shares = {"optimal counts": grid[paths[n]] / search.length}
+                if not search.additive:
+                    shares["searched counts"] = search.search(n, self.num_tries)
+                candidates = {
+                    "uniform": SamplingSchedule.uniform(n),
+                    "cosine": SamplingSchedule.cosine(n),
+                }
+                for name, share in shares.items():
+                    candidates[name] = SamplingSchedule(search.times(share), name)
+                schedules[n] = judge.best(candidates, Setting.of(denoiser.process, sampler))
         return Optimized(schedules, counter.num_calls)
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddm.denoisers import Denoiser
+from ddm.denoisers import Denoiser, evaluating
 from ddm.functional import require_at_least
 from ddm.samplers import Sampler
 from ddm.schedule import step_numbers
@@ -75,6 +75,7 @@ class OptimalSteps(ScheduleOptimizer):
     ) -> Optimized:
         """Find the schedules; see `ScheduleOptimizer`."""
         numbers = step_numbers(num_steps)
+        self.check(denoiser, sampler, x_0, free, numbers)
         table = self.table(
             denoiser,
             sampler,
@@ -108,6 +109,7 @@ class OptimalSteps(ScheduleOptimizer):
                 f"`x_0` must hold at least 8 sequences, got {len(x_0)}; some hundred are needed "
                 "for a schedule that does not fit noise."
             )
+        self.check(denoiser, sampler, x_0, free)
         begin = time.monotonic()
         settings: dict[str, Any] = {
             "free": free,
@@ -116,9 +118,10 @@ class OptimalSteps(ScheduleOptimizer):
             "progress": progress,
         }
         grid = squeezed(pilot_grid(self.pilot_times), denoiser.min_time)
-        pilot = self.measure(denoiser, x_0, grid, **settings)
-        grid = placed_grid(self._table(denoiser, sampler, pilot, 0, begin), self.num_times)
-        costs = self.measure(denoiser, x_0, squeezed(grid, denoiser.min_time), **settings)
+        with evaluating(denoiser):
+            pilot = self.measure(denoiser, x_0, grid, **settings)
+            grid = placed_grid(self._table(denoiser, sampler, pilot, 0, begin), self.num_times)
+            costs = self.measure(denoiser, x_0, squeezed(grid, denoiser.min_time), **settings)
         return self._table(denoiser, sampler, costs, pilot.num_calls, begin)
 
     def _table(

@@ -48,6 +48,11 @@ class Teacher:
         self.length = int(everywhere.sum(-1).max())
 
     @property
+    def most_steps(self) -> int:
+        """The largest number of steps that every batch can make, one token per step at least."""
+        return min(int(free.sum(-1).max()) for _, free in self.batches)
+
+    @property
     def additive(self) -> bool:
         """Whether the cost of a step does not depend on the steps before."""
         order = self.sampler.reveal_order
