@@ -347,37 +347,40 @@ def test_temper():
 # Measured dependence -----------------------------------------------------------------------------
 
 
-def test_measured_dependence():
-    """With an exact denoiser the estimate is the conditional mutual information, here known.
+@pytest.mark.parametrize("given", [False, True])
+def test_measured_dependence(given):
+    """With an exact denoiser the estimate is the mutual information given what is given, here known.
 
-    Two tokens that are equal and a third that is independent: log 3 whenever the other is masked,
-    and it always is while the three are (C is empty or holds the third token).
+    Two tokens that are equal and a third that is independent: log 3 between the two.
     """
     joint = torch.zeros(3, 3, 3).double()
     for v in range(3):
         joint[v, :, v] = 1 / 9
     x_0 = torch.tensor([[v, u, v] for v in range(3) for u in range(3)]).repeat(20, 1)
-    found = measure_dependence(ExactDenoiser(PROCESS, joint), x_0, 4, generator=seeded())
-    assert (found >= 0).all()
-    # j = 1 says nothing, and neither 0 nor 2 says anything of 1.
-    close(found[1], torch.zeros(3).double())
-    close(found[:, 1], torch.zeros(3).double())
-    # Where C holds one of the equal pair's tokens nothing is left to say: a mean in (0, log 3).
-    assert 0 < found[0, 2] < math.log(3)
+    free = torch.tensor([True, not given, True]).expand(x_0.shape)
+    found = measure_dependence(ExactDenoiser(PROCESS, joint), x_0, 4, free=free, generator=seeded())
+    expected = torch.zeros(3, 3).double()
+    expected[0, 2] = expected[2, 0] = math.log(3)
+    # Pairs with a position that is given were never seen: they have the mean of all.
+    seen = [0, 2] if given else [0, 1, 2]
+    close(found[seen][:, seen], expected[seen][:, seen])
 
 
-def test_measured_finds_the_geometry():
-    """On a chain whose positions are shuffled, the middle comes first and then both ends."""
-    shuffle = torch.tensor([4, 0, 6, 2, 5, 1, 3])
-    place = shuffle.argsort()
-    dependence = torch.zeros(7, 7).double()
-    for i in range(6):
-        dependence[shuffle[i], shuffle[i + 1]] = dependence[shuffle[i + 1], shuffle[i]] = 0.2
-    x, num = torch.full((1, 7), 3), torch.tensor([7])
-    measured = Measured(dependence, jitter=0.0).rank(prediction_of(x), num)[0].argsort()
-    assert place[measured].tolist()[0] == 3
-    assert place[measured][1:3].sort().values.tolist() == [0, 6]
-    assert place[measured][3:].sort().values.tolist() == [1, 2, 4, 5]
+def test_measured_is_greedy():
+    """Each position is the one whose summed dependence on all that comes before is the least."""
+    generator = seeded()
+    dependence = torch.rand(7, 7, generator=generator).double()
+    dependence = (dependence + dependence.T).fill_diagonal_(0.0) / 2
+    x = torch.randint(4, (6, 7), generator=generator)
+    num = (x == 3).sum(-1)
+    rank = Measured(dependence, jitter=0.0).rank(prediction_of(x), num)
+    for b in range(6):
+        known = (x[b] != 3).nonzero()[:, 0].tolist()
+        for i in rank[b].argsort()[: int(num[b])].tolist():
+            left = [j for j in range(7) if j not in known]
+            sums = dependence[left][:, known].sum(-1)
+            assert float(dependence[i, known].sum()) == pytest.approx(float(sums.min()), abs=1e-12)
+            known.append(i)
 
 
 def test_profile():

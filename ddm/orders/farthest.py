@@ -53,6 +53,12 @@ class Farthest(RevealOrder):
             ValueError: The order is for sequences of another length.
         """
 
+    def nearer(
+        self, far: Float[Tensor, "B L"], distance: Float[Tensor, "B L"]
+    ) -> Float[Tensor, "B L"]:
+        """Return how far positions are once one more is revealed, at these distances."""
+        return torch.minimum(far, distance)
+
     def start(self, distance: Float[Tensor, "L L"]) -> Float[Tensor, " L"]:
         """Return how far positions count from what is revealed while nothing is.
 
@@ -82,13 +88,13 @@ class Farthest(RevealOrder):
         generator: torch.Generator | None,
     ) -> Int[Tensor, "B L"]:
         length = masked.shape[1]
-        far = self._from_revealed(distance, masked)
+        far = self.from_revealed(distance, masked).masked_fill(~masked, -1.0)
         rows = torch.arange(len(masked), device=masked.device)
         place = torch.full_like(far, torch.inf)
         for k in range(num):
             chosen = self._jittered(far, generator).argmax(-1)
             place[rows, chosen] = k - length
-            far = torch.minimum(far, distance[chosen])
+            far = self.nearer(far, distance[chosen])
             far[rows, chosen] = -1.0  # behind all masked positions, among the revealed
         # Chosen ones have -length..-1, and the others, in the order of the next choice, more.
         rest = far.amax() - self._jittered(far, generator)
@@ -100,13 +106,13 @@ class Farthest(RevealOrder):
         u = torch.rand(far.shape, generator=generator, dtype=far.dtype, device=far.device)
         return torch.where(far > 0, far * (1 - self.jitter * u), far)
 
-    def _from_revealed(
+    def from_revealed(
         self, distance: Float[Tensor, "L L"], masked: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B L"]:
-        """Return the distance to the nearest revealed position, -1 there itself."""
+        """Return how far masked positions are from all that is revealed."""
         far = self.start(distance).expand(masked.shape)
         for first in range(0, masked.shape[1], BLOCK):
             part = slice(first, first + BLOCK)
             near = distance[:, part] + torch.where(masked[:, None, part], torch.inf, 0.0)
             far = torch.minimum(far, near.amin(-1))
-        return far.masked_fill(~masked, -1.0)
+        return far

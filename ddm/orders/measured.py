@@ -18,12 +18,12 @@ from ddm.orders.order import mask_of
 
 
 class Measured(Farthest):
-    r"""The position farthest from all that is revealed, by a distance that is measured.
+    r"""The position that depends least on all that is revealed, as measured.
 
-    Neighbors are those whose tokens depend on each other, whatever the geometry: with `I_ij` the
-    conditional mutual information of tokens i and j the distance is that of the shortest path
-    whose edges have the lengths `1 / I_ij`. Dependence alone tells near from far, but not far from
-    farther, where it is lost in noise; paths of strong edges carry it on.
+    With `I_ij` the mutual information of tokens i and j, `exp(-2 I_ij)` of the variance of i is
+    left when j is known, if the two are Gaussian, and `exp(-2 sum_j I_ij)` when several are, each
+    of which tells something of its own: the largest of these numbers is next. So the tokens of one
+    call depend little on each other, and those of later calls are known from all sides.
 
     Args:
         dependence: The matrix of `I_ij` in nats, L rows of L numbers >= 0, for instance from
@@ -59,18 +59,35 @@ class Measured(Farthest):
                 f"{float(matrix.min()):.4g} to {float(matrix.max()):.4g}; it is a mutual "
                 "information."
             )
-        self._dependence = (matrix + matrix.T) / 2
-        self._distances = shortest_distances(self._dependence)
+        self._dependence = ((matrix + matrix.T) / 2).fill_diagonal_(0.0)
         self.digest = hashlib.sha256(self._dependence.numpy().tobytes()).hexdigest()[:12]
 
+    @property
+    def dependence(self) -> Float[Tensor, "L L"]:
+        """The matrix in nats, symmetric."""
+        return self._dependence
+
     def distances(self, length: int) -> Float[Tensor, "L L"]:
-        """Return the lengths of the shortest paths."""
-        if length != len(self._distances):
+        """Return the share of a variance that is left when another token is known."""
+        if length != len(self._dependence):
             raise ValueError(
                 f"`dependence` must be measured on sequences of the length {length}, got "
-                f"{len(self._distances)} positions; measure it again."
+                f"{len(self._dependence)} positions; measure it again."
             )
-        return self._distances
+        return (-2 * self._dependence).exp().fill_diagonal_(0.0)
+
+    def nearer(
+        self, far: Float[Tensor, "B L"], distance: Float[Tensor, "B L"]
+    ) -> Float[Tensor, "B L"]:
+        """Return what is left when one more is known."""
+        return far * distance
+
+    def from_revealed(
+        self, distance: Float[Tensor, "L L"], masked: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B L"]:
+        """Return what is left of the variances given all that is revealed."""
+        known = (~masked).double() @ self._dependence.to(masked.device)
+        return (-2 * known).exp()
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, atomically."""
@@ -92,18 +109,6 @@ class Measured(Farthest):
         return cls(content["dependence"], jitter=content["jitter"])
 
 
-def shortest_distances(dependence: Float[Tensor, "L L"]) -> Float[Tensor, "L L"]:
-    """Return the lengths of the shortest paths over edges of the lengths 1 / dependence.
-
-    Nothing is farther than `L` times the longest edge that a dependence of 1e-6 nats gives.
-    """
-    distance = 1 / dependence.clamp(min=1e-6)
-    distance.fill_diagonal_(0.0)
-    for k in range(len(distance)):  # Floyd and Warshall
-        torch.minimum(distance, distance[:, k, None] + distance[k], out=distance)
-    return distance
-
-
 @torch.no_grad()
 def measure_dependence(
     denoiser: Denoiser,
@@ -113,21 +118,23 @@ def measure_dependence(
     free: Bool[Tensor, "B L"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "L L"]:
-    r"""Return estimates of `E KL(p(x_i | C, x_j) || p(x_i | C))`, nats, by two calls per round.
+    r"""Return estimates of `E KL( p(x_i | x_j) || p(x_i) )`, nats, by a call per round and one more.
 
-    For an exact denoiser that is the conditional mutual information of the tokens i and j given
-    those of C, averaged over sets C of a uniformly random size. Every sequence of a round reveals
-    one position j more.
+    For an exact denoiser that is the mutual information of the tokens i and j, given the tokens
+    that are. Every sequence of a round reveals a single position j. (Averaged over random sets of
+    revealed tokens instead, dependence is screened and lost in noise; orders from that lose to
+    random ones.)
 
     Args:
         denoiser: The model; its kernel has a mask.
         x_0: Data tokens.
-        num_rounds: Rounds; each adds B entries j, so some 100 L / B of them are well spent.
-        free: Positions that are generated; the others are always in C. None if all are free.
-        generator: Source of the noise, on the device of x_0.
+        num_rounds: Rounds; each adds B columns, and some 16 for every position are well spent.
+        free: Positions that are generated; the others are always known. None if all are free.
+        generator: Source of chance, on the device of x_0.
 
     Returns:
-        The mean over all draws of j in column j; pairs that were never seen have the mean of all.
+        The mean over all draws of j in column j, 0 on the diagonal; pairs that were never seen have
+        the mean of all.
 
     Raises:
         ValueError: The kernel has no mask.
@@ -137,22 +144,23 @@ def measure_dependence(
     mask = mask_of(process.kernel)
     everywhere = torch.ones_like(x_0, dtype=torch.bool) if free is None else free
     num_free = everywhere.sum(-1)
+
+    def log_p(masked: Tensor) -> Tensor:
+        t = process.time_of_masks(masked.sum(-1), num_free)
+        said = denoiser(torch.where(masked, mask, x_0), t, free)
+        return positive_log(said.double().leave_one_out())
+
+    prior = log_p(everywhere)
     total, seen = torch.zeros(2, length, length, dtype=torch.float64, device=x_0.device)
-    for _ in range(num_rounds):
-        u = torch.rand(x_0.shape, generator=generator, dtype=torch.float64, device=x_0.device)
-        place = u.masked_fill(~everywhere, 2.0).argsort(-1).argsort(-1)
-        share = torch.rand(len(x_0), generator=generator, dtype=torch.float64, device=x_0.device)
-        num = (2 + share * (num_free - 1)).long().clamp(max=num_free)
-        log_p = []
-        for masks in (num, num - 1):  # the masked position that comes last is j
-            masked = place < masks.clamp(min=0)[:, None]
-            t = process.time_of_masks(masks.clamp(min=0), num_free)
-            said = denoiser(torch.where(masked, mask, x_0), t, free)
-            log_p.append(positive_log(said.double().leave_one_out()))
-        nats = (log_p[1].exp() * (log_p[1] - log_p[0])).sum(-1) * masked
-        j = place.where(place == (num - 1)[:, None], -1).argmax(-1)
-        total.index_add_(0, j, nats)
-        seen.index_add_(0, j, masked.double())
+    chance = torch.rand(x_0.shape, generator=generator, dtype=torch.float64, device=x_0.device)
+    place = chance.masked_fill(~everywhere, 2.0).argsort(-1)  # free ones first, in random order
+    for k in range(num_rounds):
+        j = place.gather(-1, (k % num_free.clamp(min=1))[:, None])
+        masked = everywhere.scatter(-1, j, False)
+        posterior = log_p(masked)
+        nats = (posterior.exp() * (posterior - prior)).sum(-1) * masked
+        total.index_add_(0, j[:, 0], nats)
+        seen.index_add_(0, j[:, 0], masked.double())
     mean = total.sum() / seen.sum().clamp(min=1)
     dependence = torch.where(seen > 0, total / seen.clamp(min=1), mean).T.clamp(min=0)
     return dependence.contiguous().fill_diagonal_(0.0)
