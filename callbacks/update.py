@@ -72,9 +72,8 @@ class Updater:
         if table is None:
             table = self.judge.table(denoiser, sampler, x_0, **settings)
             num_calls += table.num_calls
-        decisions = {
-            n: self._decide(table, new, previous.get(n)) for n, new in found.schedules.items()
-        }
+        decide = _as_found if self.optimizer.judged else self._decide
+        decisions = {n: decide(table, new, previous.get(n)) for n, new in found.schedules.items()}
         kept = {n: decision.schedule for n, decision in decisions.items()}
         rows = [{"num_steps": n, **_facts(decision)} for n, decision in decisions.items()]
         return Optimized(kept, num_calls, table), rows
@@ -88,6 +87,12 @@ class Updater:
             mixed = tuple(self.smoothing * a + (1 - self.smoothing) * b for a, b in pairs)
             new = SamplingSchedule(mixed, new.source, new.info)
         return choose(table, new, old)
+
+
+def _as_found(table: CostTable, new: SamplingSchedule, old: SamplingSchedule | None) -> Decision:
+    """Keep what its optimizer has judged."""
+    facts = {name: new.info[name] for name in ("gain", "gain_error", "confidence")}
+    return Decision(new.info["winner"], new, new.info["costs"], **facts)
 
 
 def _sequences(recent: RecentSequences, denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:

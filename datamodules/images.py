@@ -69,6 +69,8 @@ class Images(SequenceDataModule):
             different sizes.
     """
 
+    shape: tuple[int, int, int]
+
     def __init__(
         self,
         source: str = "digits",

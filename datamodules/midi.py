@@ -135,6 +135,7 @@ class Midi(SequenceDataModule):
         self.vocab_size = REST + 1
         self.voices = voices
         self.length = voices * length
+        self.shape = (length, voices) if voices > 1 else ()
         self.hop = voices * hop
         self.prompt_length = voices * prompt_length
         self.path = Path(path)

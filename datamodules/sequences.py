@@ -75,11 +75,13 @@ class SequenceDataModule(LightningDataModule, ABC):
         length: The number L of tokens of a sequence.
         prompt_length: The number of first tokens that are given in conditional generation: training
             then keeps them clean, and samples continue held-out sequences.
+        shape: The sizes of the axes that are flattened into a sequence; none for one axis.
     """
 
     vocab_size: int
     length: int
     prompt_length: int = 0
+    shape: tuple[int, ...] = ()
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int) -> None:
         super().__init__()

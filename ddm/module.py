@@ -30,7 +30,7 @@ from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Sampler, Samples
 from ddm.samplers.reveal import RevealSampler
 from ddm.schedule import SamplingSchedule, Schedule
-from ddm.schedules.setting import Setting
+from ddm.schedules.setting import Setting, sampler_of
 
 Batch = Any  # see `tokens_of` and `free_of`
 T = TypeVar("T")
@@ -77,6 +77,8 @@ class DiscreteDiffusion(LightningModule):
         warmup_steps: Number of first optimizer steps in which the learning rate grows linearly.
         num_steps: Number of sampling steps of `trainer.predict`.
         num_draws: Draws of the noise for every sequence of validation and test.
+        shape: Sizes of the axes that are flattened into a sequence, for orders that space tokens
+            out (`Spaced`); by default there is one axis.
 
     Attributes:
         schedule_source: Makes the sampling schedule of any number of steps; uniform schedules at
@@ -103,6 +105,7 @@ class DiscreteDiffusion(LightningModule):
         warmup_steps: int = 0,
         num_steps: int = 64,
         num_draws: int = 1,
+        shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         require_at_least(1, length=length, num_steps=num_steps, num_draws=num_draws)
@@ -118,7 +121,7 @@ class DiscreteDiffusion(LightningModule):
             self.save_hyperparameters(logger=False)
         # Under LightningCLI they are class paths, from which a checkpoint is rebuilt. Objects are
         # left out: not all of them can be pickled, and none is loaded without trust in the file.
-        plain = (type(None), bool, int, float, str, list, dict)
+        plain = (type(None), bool, int, float, str, list, tuple, dict)
         objects = [name for name, value in self.hparams.items() if not isinstance(value, plain)]
         self.save_hyperparameters(ignore=objects, logger=False)
         process = ForwardProcess(kernel, LogLinear() if noise is None else noise)
@@ -126,8 +129,14 @@ class DiscreteDiffusion(LightningModule):
         self.loss = loss
         # Ratios of a network need not belong to a posterior: their bound is the score entropy.
         self.bound: Loss = ScoreEntropy() if isinstance(self.denoiser, ScoreDenoiser) else NELBO()
-        self.sampler = sampler
+        if shape and math.prod(shape) != length:
+            raise ValueError(
+                f"`shape` must multiply to `length`, {length}, got {shape}; leave it out for one "
+                "axis."
+            )
+        self.sampler = sampler.shaped(shape)
         self.length = length
+        self.shape = shape
         self.num_steps = num_steps
         self.num_draws = num_draws
         self.make_optimizer = _Shared(optimizer)
@@ -162,6 +171,8 @@ class DiscreteDiffusion(LightningModule):
     ) -> Samples:
         """Draw samples, all in one batch, for instance with `module.schedule(32)`.
 
+        A schedule that names an order (`OptimalOrders`) is followed in that order.
+
         Args:
             num_samples: Number B of samples.
             schedule: A schedule, its times, or a number of steps for `schedule(num_steps)`.
@@ -188,7 +199,7 @@ class DiscreteDiffusion(LightningModule):
         if tokens is None:
             tokens = torch.zeros(num_samples, self.length, dtype=torch.long, device=self.device)
         x = self.process.sample_prior(tokens, free, generator)
-        return self.sampler(
+        return sampler_of(schedule, self.sampler)(
             self.denoiser,
             x,
             schedule,

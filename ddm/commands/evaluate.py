@@ -24,6 +24,7 @@ from ddm.pictures import save_figure
 from ddm.schedules import (
     JumpYourSteps,
     OptimalCounts,
+    OptimalOrders,
     OptimalSteps,
     SamplingSchedule,
     ScheduleOptimizer,
@@ -39,9 +40,9 @@ Schedules = dict[int, SamplingSchedule]
 def find_schedules(
     module: DiscreteDiffusion, data: SequenceDataModule, options: argparse.Namespace
 ) -> dict[str, Schedules]:
-    """Return the schedules by name and number of steps; only `jys` and `optimal` call the network.
+    """Return the schedules by name and number of steps; the network is called by those searched.
 
-    The optimal ones are those that training has left beside the checkpoint, if it has. A method
+    Optimal ones are those that are kept with the checkpoint, if there are some. A method
     that cannot be used with the model is left out, with a word on the screen.
     """
     found: dict[str, Schedules] = {}
@@ -49,7 +50,7 @@ def find_schedules(
         if name in SHAPES:
             found[name] = {n: SHAPES[name](n) for n in options.num_steps}
             continue
-        kept = schedules_of_training(module, options) if name == "optimal" else None
+        kept = None if name == "jys" else schedules_of_training(name, module, options)
         try:
             found[name] = kept or optimize(name, module, data, options)
         except ValueError as error:
@@ -58,16 +59,23 @@ def find_schedules(
 
 
 def schedules_of_training(
-    module: DiscreteDiffusion, options: argparse.Namespace
+    name: str, module: DiscreteDiffusion, options: argparse.Namespace
 ) -> Schedules | None:
-    """Return the schedules of the checkpoint, if they are there for all numbers of steps."""
+    """Return the schedules of the checkpoint, if they are there for all numbers of steps.
+
+    Those that name an order are `order`, all others `optimal`.
+    """
     kept = None if options.checkpoint is None else schedules_of(options.checkpoint)
     if kept is None:
         return None
     if kept.table is not None:
         kept.table.check(module.process, module.sampler)
     schedules = {n: kept.schedule(n) for n in options.num_steps}
-    complete = {n: schedule for n, schedule in schedules.items() if schedule is not None}
+    complete = {
+        n: schedule
+        for n, schedule in schedules.items()
+        if schedule is not None and ("order" in schedule.info) == (name == "order")
+    }
     return complete if len(complete) == len(schedules) else None
 
 
@@ -80,6 +88,8 @@ def optimize(
     optimizer: ScheduleOptimizer = OptimalSteps(batch_size=size)
     if name == "jys":
         optimizer = JumpYourSteps(batch_size=size)
+    elif name == "order":
+        optimizer = OptimalOrders(counts=OptimalCounts(batch_size=size)).shaped(data.shape)
     elif options.order is not None:
         optimizer = OptimalCounts(batch_size=size)
     return optimizer(

@@ -19,6 +19,7 @@ from ddm.schedules import (
     CostTable,
     JumpYourSteps,
     OptimalCounts,
+    OptimalOrders,
     OptimalSteps,
     Optimized,
     SamplingSchedule,
@@ -53,11 +54,14 @@ def keep(
 
 
 def keep_counts(found: Optimized) -> None:
-    """Print what numbers of tokens cost on held-out sequences; the best are kept already."""
+    """Print what orders or counts cost on held-out sequences; the best are kept already."""
     print("\n-log p of held-out sequences, nats per sequence")
     for n, schedule in found.schedules.items():
-        costs = "  ".join(f"{name} {nats:.4g}" for name, nats in schedule.info["nats"].items())
-        print(f"{n:4d}  {costs}  kept: {schedule.source}")
+        info = schedule.info
+        costs = info.get("costs", info["nats"])
+        shown = "  ".join(f"{name} {nats:.4g}" for name, nats in costs.items())
+        kept = ", ".join(filter(None, [info.get("winner"), schedule.source]))
+        print(f"{n:4d}  {shown}  kept: {kept}")
 
 
 def save(
@@ -68,7 +72,7 @@ def save(
         save_beside(found, path.parent / options.checkpoint.name, step_of(options.checkpoint))
         return found
     facts = {"model": name_of(options), "data": origin, **asdict(setting)}
-    schedules = {n: replace(s, info=s.info | facts) for n, s in found.schedules.items()}
+    schedules = {n: replace(s, info=facts | s.info) for n, s in found.schedules.items()}
     found = replace(found, schedules=schedules)
     found.save(path)
     return found
@@ -92,9 +96,12 @@ def main(args: list[str]) -> Optimized:
     size = options.batch_size
     gamma = {} if options.gamma is None else {"gamma": options.gamma}
     optimizer: ScheduleOptimizer = OptimalSteps(**gamma, batch_size=size)
+    if options.method == "order":
+        shape = getattr(data, "shape", ())
+        optimizer = OptimalOrders(counts=OptimalCounts(batch_size=size)).shaped(shape)
     if options.order is not None:
         optimizer = OptimalCounts(batch_size=size)
-        if gamma or options.method == "jys":
+        if gamma or options.method != "optimal":
             raise ValueError(
                 "`order` has optimal numbers of tokens, for which there is no `gamma` and no other "
                 "`method`, got one of them; leave it out."

@@ -9,7 +9,7 @@ from ddm.commands.door import Parser
 from ddm.commands.options import MAX_STEPS, add_checkpoint, add_model, add_running, real, whole
 
 DEFAULT_STEPS = 32
-SCHEDULES = ("uniform", "cosine", "jys", "optimal")
+SCHEDULES = ("uniform", "cosine", "jys", "optimal", "order")
 
 
 def train() -> Parser:
@@ -107,7 +107,12 @@ def optimize() -> Parser:
         default=[4, 8, 16, 32, 64],
         help="numbers of steps (default: 4 8 16 32 64)",
     )
-    add("--method", choices=("optimal", "jys"), default="optimal", help="default: optimal")
+    add(
+        "--method",
+        choices=("optimal", "jys", "order"),
+        default="optimal",
+        help="`order` chooses for masks which tokens come first, too (default: optimal)",
+    )
     add(
         "--gamma",
         type=real("gamma", 0.0, 10.0),

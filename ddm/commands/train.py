@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -54,6 +54,7 @@ class CommandLine(LightningCLI):
         """Link the sizes of the data into the model, and give callbacks their keys."""
         for name, target in LINKS.items():
             parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
+        parser.link_arguments("data", "model.shape", _shape, apply_on="instantiate")
         for name, (kind, arguments) in CALLBACKS.items():
             path = f"{kind.__module__}.{kind.__qualname__}"
             parser.add_argument(
@@ -120,6 +121,11 @@ class CommandLine(LightningCLI):
         """Say what was found, where it is and what comes next."""
         if self.trainer.is_global_zero:
             print(*closing_lines(self.trainer), sep="\n")
+
+
+def _shape(data: LightningDataModule) -> tuple[int, ...]:
+    """Return the sizes of the axes of the data; there is one axis if they do not say."""
+    return tuple(getattr(data, "shape", ()))
 
 
 @command

@@ -7,6 +7,7 @@ from ddm.orders.margin import Margin
 from ddm.orders.measured import Measured, averaged_over_offsets, measure_dependence
 from ddm.orders.order import RevealOrder
 from ddm.orders.random import Random
+from ddm.orders.settings import order_of, settings_of
 from ddm.orders.spaced import Spaced
 
 __all__ = [
@@ -20,4 +21,6 @@ __all__ = [
     "Spaced",
     "averaged_over_offsets",
     "measure_dependence",
+    "order_of",
+    "settings_of",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -40,6 +42,10 @@ class LeftToRight(RevealOrder):
     def fixed(self) -> bool:
         """Whether tokens are revealed from left to right inside the blocks, too."""
         return self.within is None
+
+    def shaped(self, shape: Sequence[int]) -> LeftToRight:
+        """Return the order whose order inside the blocks is on these axes."""
+        return LeftToRight(self.block_length, self.within and self.within.shaped(shape))
 
     def rank(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -52,6 +53,14 @@ class RevealOrder(ABC):
                 need not look further.
             generator: Source of randomness, on the device of the tokens.
         """
+
+    def shaped(self, shape: Sequence[int]) -> RevealOrder:
+        """Return the order for data whose axes have these sizes; itself if it has its own, or none.
+
+        Args:
+            shape: Sizes of the axes that are flattened into a sequence; none for one axis.
+        """
+        return self
 
     def __repr__(self) -> str:
         """Show the class and its arguments."""

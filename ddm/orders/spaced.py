@@ -22,7 +22,7 @@ class Spaced(Farthest):
     Args:
         shape: Sizes of the axes whose positions are the tokens, in the order in which they are
             flattened: (L,) for text, (C, H, W) for images, (voices, time) or (time, voices) for
-            music. By default one axis of any length.
+            music. By default the model's data tell (`shaped`), else it is one axis of any length.
         jitter: How much chance there is, see `Farthest`; networks need some, exact denoisers none.
     """
 
@@ -32,6 +32,10 @@ class Spaced(Farthest):
         for size in shape:
             require_at_least(1, shape=size)
         self.shape = tuple(shape)
+
+    def shaped(self, shape: Sequence[int]) -> Spaced:
+        """Return the order on these axes, unless it has axes already."""
+        return self if self.shape else Spaced(shape, jitter=self.jitter)
 
     def distances(self, length: int) -> Float[Tensor, "L L"]:
         """Return the Euclidean distances on the grid."""

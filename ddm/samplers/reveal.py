@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import pairwise
 from numbers import Real
 
@@ -243,6 +244,16 @@ class Reveal(RevealSampler):
     def most_steps(self, length: int) -> float:
         """Return one step per token; with a stopping rule the schedule plays no role."""
         return length if self.stop is None else math.inf
+
+    def ordered(self, order: RevealOrder) -> Reveal:
+        """Return the same sampler in another order."""
+        other = copy(self)
+        other.reveal_order = order
+        return other
+
+    def shaped(self, shape: Sequence[int]) -> Reveal:
+        """Return the sampler in the order on these axes."""
+        return self.ordered(self.reveal_order.shaped(shape))
 
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return the network calls; with a stopping rule, the most that there can be."""

@@ -185,6 +185,10 @@ class Sampler(ABC):
         """Return the largest number of steps on sequences of that many free tokens."""
         return math.inf
 
+    def shaped(self, shape: Sequence[int]) -> Sampler:
+        """Return the sampler for data whose axes have these sizes; most need no geometry."""
+        return self
+
     def num_evals(self, num_steps: int, length: int) -> int:
         """Return the network calls of `num_steps` steps on sequences of that many free tokens."""
         return num_steps

@@ -9,10 +9,12 @@ from ddm.schedules.jys.klub import KLUB, RevealKLUB, TokenKLUB
 from ddm.schedules.optimal.cost_table import CostTable
 from ddm.schedules.optimal.guard import Decision, choose, keep_best
 from ddm.schedules.optimal.optimal_counts import OptimalCounts
+from ddm.schedules.optimal.optimal_orders import OptimalOrders
 from ddm.schedules.optimal.optimal_steps import OptimalSteps
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.optimal.step_cost import StepCosts, loss_curve_costs, measure_step_costs
 from ddm.schedules.optimizer import Optimized, ScheduleOptimizer
+from ddm.schedules.setting import sampler_of
 
 __all__ = [
     "KLUB",
@@ -24,6 +26,7 @@ __all__ = [
     "Hierarchy",
     "JumpYourSteps",
     "OptimalCounts",
+    "OptimalOrders",
     "OptimalSteps",
     "Optimized",
     "PathCoupling",
@@ -39,5 +42,6 @@ __all__ = [
     "keep_best",
     "loss_curve_costs",
     "measure_step_costs",
+    "sampler_of",
     "shortest_paths",
 ]

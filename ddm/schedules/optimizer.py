@@ -88,6 +88,9 @@ class Optimized:
 class ScheduleOptimizer(ABC):
     """Finds schedules for a denoiser, the sampler that will be run, and data like x_0."""
 
+    judged: bool = False
+    """Whether schedules come back that have won on held-out sequences already."""
+
     @abstractmethod
     def __call__(
         self,
@@ -144,6 +147,10 @@ class ScheduleOptimizer(ABC):
                 f"`num_steps` must be at most {length}, the free tokens of a sequence, for a "
                 f"sampler that reveals at least one per step, got {max(numbers)}; use fewer steps."
             )
+
+    def shaped(self, shape: Sequence[int]) -> ScheduleOptimizer:
+        """Return the optimizer for data whose axes have these sizes; most need no geometry."""
+        return self
 
     def __repr__(self) -> str:
         """Show the class and its arguments."""

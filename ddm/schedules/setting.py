@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddm.functional import describe
+from ddm.orders import order_of
 from ddm.process import ForwardProcess
-from ddm.samplers import Sampler
+from ddm.samplers import Reveal, Sampler
+from ddm.schedule import SamplingSchedule, Schedule
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,20 @@ class Setting:
                 raise ValueError(
                     f"`{name}` must be the one that {purpose}, {found[name]}, got {here}; {remedy}."
                 )
+
+
+def sampler_of(schedule: Schedule, sampler: Sampler) -> Sampler:
+    """Return the sampler that a schedule is for: in the order that it names, if it names one.
+
+    Args:
+        schedule: A schedule, of `OptimalOrders` for instance, or times.
+        sampler: The sampler of the model, which is returned for all other schedules; what it does
+            beside ordering is kept, if it is a `Reveal`.
+
+    Raises:
+        ValueError: The order cannot be made.
+    """
+    named = schedule.info.get("order") if isinstance(schedule, SamplingSchedule) else None
+    if named is None:
+        return sampler
+    return (sampler if isinstance(sampler, Reveal) else Reveal()).ordered(order_of(named))

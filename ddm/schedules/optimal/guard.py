@@ -106,14 +106,19 @@ def keep_best(
             winner = name
     chosen = candidates[winner]
     uniform = table.sequence_costs(SamplingSchedule.uniform(chosen.num_steps).times)
-    known, gain, error = _confidence(uniform - costs[winner]), 0.0, 0.0
-    if min(known, _confidence(uniform)) >= CONFIDENCE:
-        gain = float(1 - costs[winner].mean() / uniform.mean())
-        error = _error(costs[winner] - (1 - gain) * uniform) / float(uniform.mean())
-    facts = {"gain": gain, "gain_error": error, "confidence": known}
+    facts = gain_over(uniform, costs[winner])
     chosen = replace(chosen, info=chosen.info | facts)
     means = {name: float(cost.mean()) for name, cost in costs.items()}
-    return Decision(winner, chosen, means, gain, error, known)
+    return Decision(winner, chosen, means, **facts)
+
+
+def gain_over(uniform: Float[np.ndarray, " B"], cost: Float[np.ndarray, " B"]) -> dict[str, float]:
+    """Return `gain`, `gain_error` and `confidence` of costs, by sequence; see `Decision`."""
+    known, gain, error = _confidence(uniform - cost), 0.0, 0.0
+    if min(known, _confidence(uniform)) >= CONFIDENCE:
+        gain = float(1 - cost.mean() / uniform.mean())
+        error = _error(cost - (1 - gain) * uniform) / float(uniform.mean())
+    return {"gain": gain, "gain_error": error, "confidence": known}
 
 
 def _confidence(saved: Float[np.ndarray, " B"]) -> float:

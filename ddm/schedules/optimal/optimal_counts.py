@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ class OptimalCounts(ScheduleOptimizer):
     the guard's `3 N`; where the likelihood is searched `(num_tries + 1) N` more.
 
     Args:
-        num_times: Numbers of masks at which the table is measured; all of them if there are fewer.
+        num_times: Numbers of masks at which the table is measured, but at least twice as many as
+            there are steps; all of them if there are fewer.
         num_tries: Schedules that the search tries for an order whose table may mislead.
         batch_size: Sequences per network call; all of them by default.
     """
@@ -81,19 +83,13 @@ class OptimalCounts(ScheduleOptimizer):
                 "for counts that do not fit noise."
             )
         counter = CallCounter(denoiser)
-        held_out = max(2, len(x_0) // 4)
         seed = int(torch.randint(2**31, (), generator=generator, device=x_0.device))
-        common = counter, as_reveal(sampler), seed, self.batch_size
-        search, judge = (
-            Teacher(x_0[part], None if free is None else free[part], *common)
-            for part in (slice(-held_out), slice(-held_out, None))
-        )
-        grid = counts_grid(search.length, self.num_times)
+        search, judge = self.teachers(counter, sampler, x_0, free, seed)
+        grid = counts_grid(search.length, max(self.num_times, 2 * max(numbers)))
         if max(numbers) >= len(grid):
             raise ValueError(
                 f"`num_steps` must be at most {len(grid) - 1}, what {search.length} free tokens "
-                f"and {self.num_times} grid points allow, got {max(numbers)}; raise `num_times`, "
-                "or use fewer steps."
+                f"allow, got {max(numbers)}; use fewer steps."
             )
         if max(numbers) > (most := min(search.most_steps, judge.most_steps)):
             raise ValueError(
@@ -117,15 +113,36 @@ class OptimalCounts(ScheduleOptimizer):
                 schedules[n] = judge.best(candidates, Setting.of(denoiser.process, sampler))
         return Optimized(schedules, counter.num_calls)
 
+    def teachers(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        x_0: Int[Tensor, "B L"],
+        free: Bool[Tensor, "B L"] | None,
+        seed: int,
+    ) -> tuple[Teacher, Teacher]:
+        """Return what counts are found with, and the sequences, a quarter, that judge them."""
+        held_out = max(2, len(x_0) // 4)
+        common = denoiser, as_reveal(sampler), seed, self.batch_size
+        search, judge = (
+            Teacher(x_0[part], None if free is None else free[part], *common)
+            for part in (slice(-held_out), slice(-held_out, None))
+        )
+        return search, judge
+
 
 def as_reveal(sampler: Sampler) -> Reveal:
-    """Return a sampler that reveals tokens along a schedule as a `Reveal`.
+    """Return a sampler that reveals tokens along a schedule as a `Reveal`, without its temper.
+
+    A temper leaves the order alone, and with `top_k` most data have no probability.
 
     Raises:
         ValueError: It does not.
     """
     if isinstance(sampler, Reveal) and sampler.stop is None:
-        return sampler
+        plain = copy(sampler)
+        plain.temper = None
+        return plain
     if isinstance(sampler, KGillespie):
         return Reveal()
     raise ValueError(

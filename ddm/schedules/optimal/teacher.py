@@ -129,20 +129,26 @@ class Teacher:
     def best(
         self, candidates: Mapping[str, SamplingSchedule], setting: Setting
     ) -> SamplingSchedule:
-        """Return the cheapest schedule, but the first one if no other is surely cheaper.
-
-        Surely is by two standard errors of the paired differences.
-        """
+        """Return the cheapest schedule, but the first one if no other is surely cheaper."""
         nats = {name: self.nats(schedule) for name, schedule in candidates.items()}
-        first = winner = next(iter(candidates))
-        for name, own in nats.items():
-            saved = nats[first] - own
-            surely = float(saved.mean()) > 2 * float(saved.std()) / math.sqrt(len(saved))
-            if surely and own.mean() < nats[winner].mean():
-                winner = name
+        winner, first = surely_best(nats), next(iter(nats))
         means = {name: float(own.mean()) for name, own in nats.items()}
         info: dict[str, Any] = {"nats": means, "num_samples": len(nats[first]), **asdict(setting)}
         return replace(candidates[winner], info=info)
 
     def _noise(self, x_0: Tensor) -> torch.Generator:
         return torch.Generator(x_0.device).manual_seed(self.seed)
+
+
+def surely_best(nats: Mapping[str, Float[Tensor, " B"]]) -> str:
+    """Return whose mean is the least, but the first one if no other is surely cheaper.
+
+    Surely is by two standard errors of the paired differences.
+    """
+    first = winner = next(iter(nats))
+    for name, own in nats.items():
+        saved = nats[first] - own
+        surely = float(saved.mean()) > 2 * float(saved.std()) / math.sqrt(len(saved))
+        if surely and own.mean() < nats[winner].mean():
+            winner = name
+    return winner
