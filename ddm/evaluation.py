@@ -11,14 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ddm.datamodules import SequenceDataModule
+from ddm.estimate import RatioEstimate
 from ddm.files import replacing
+from ddm.likelihood import sampler_nats
 from ddm.module import DiscreteDiffusion
-from ddm.schedules import SamplingSchedule
+from ddm.schedules import SamplingSchedule, sampler_of
 
 Cells = dict[str, dict[str, dict[str, float]]]
 """Metric values by "schedule/num_steps" and seed."""
+
+JUDGED = 128
+"""Held-out sequences, at most, whose likelihood is measured in every cell."""
+ERROR = "_standard_error"
+"""What the name of a metric ends with where the value is its error."""
 
 
 def measure(
@@ -29,7 +37,10 @@ def measure(
     seed: int,
     batch_size: int,
 ) -> dict[str, float]:
-    """Draw samples, beside held-out sequences, and return the values of the data's metrics."""
+    """Draw samples, beside held-out sequences, and return the values of the data's metrics.
+
+    And the bits per token of the sampler with this schedule (`sampler_bits`).
+    """
     generator = torch.Generator(module.device).manual_seed(seed)
     held_out = data.test_tokens
     index = torch.arange(num_samples) % len(held_out)
@@ -46,8 +57,38 @@ def measure(
         for rows in torch.arange(num_samples).split(batch_size)
     ]
     values = data.measure(torch.cat(batches), reference)
+    values |= sampler_bits(module, data, schedule, min(num_samples, JUDGED), seed, batch_size)
     # Samples without a word have no share of words, and JSON has no NaN.
-    return {name: float(value) for name, value in values.items() if not value.isnan()}
+    return {name: float(value) for name, value in values.items() if value.isfinite()}
+
+
+def sampler_bits(
+    module: DiscreteDiffusion,
+    data: SequenceDataModule,
+    schedule: SamplingSchedule,
+    num_sequences: int,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """Return `-log2 p_sampler(x_0)` per token of held-out sequences, with its standard error.
+
+    See `sampler_nats`: exact, or a bound, by one call per step. Every seed has other sequences, and
+    all schedules have the same. Empty for samplers with several stages per step.
+    """
+    sampler = sampler_of(schedule, module.sampler)
+    t = torch.ones(1, dtype=torch.float64)
+    if len(sampler.stages(t, t / 2)) > 1:
+        return {}
+    rows = (seed * num_sequences + torch.arange(num_sequences)) % len(data.test_tokens)
+    estimate = RatioEstimate()
+    for x_0 in data.test_tokens[rows].long().to(module.device).split(batch_size):
+        everywhere = torch.ones_like(x_0, dtype=torch.bool)
+        free = everywhere if data.free is None else data.free.to(x_0.device).expand_as(x_0)
+        generator = torch.Generator(module.device).manual_seed(seed)
+        nats = sampler_nats(module.denoiser, sampler, x_0, schedule, free=free, generator=generator)
+        estimate.update(nats / math.log(2), free.sum(-1))
+    name, (bits, error) = "sampler_bits_per_token", estimate.compute()
+    return {name: torch.tensor(bits), f"{name}{ERROR}": torch.tensor(error)}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -61,13 +102,19 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def summarize(cells: Cells) -> list[dict[str, Any]]:
-    """Return one row per metric, schedule and N, with the paired difference to uniform."""
+    """Return one row per metric, schedule and N, with the paired difference to uniform.
+
+    The interval is that over seeds; of one seed that over its sequences, where it is known.
+    """
     rows: list[dict[str, Any]] = []
     for key, seeds in cells.items():
         schedule, n = key.split("/")
-        for metric in dict.fromkeys(metric for values in seeds.values() for metric in values):
+        names = dict.fromkeys(metric for values in seeds.values() for metric in values)
+        for metric in (name for name in names if not name.endswith(ERROR)):
             having = {seed: values[metric] for seed, values in seeds.items() if metric in values}
             mean, half = interval(list(having.values()))
+            if len(having) == 1 and f"{metric}{ERROR}" in (own := next(iter(seeds.values()))):
+                half = 1.96 * own[f"{metric}{ERROR}"]
             row = {"metric": metric, "schedule": schedule, "num_steps": int(n)}
             row |= {"mean": mean, "half_width_95": half}
             uniform = {

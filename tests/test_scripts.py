@@ -135,7 +135,7 @@ def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
     assert str(tmp_path / "evaluation.json") in printed
     with (tmp_path / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 4 * 2  # metrics, schedules, numbers of steps
+    assert len(rows) == 3 * 5 * 2  # metrics, schedules, numbers of steps
     for row in rows:
         if row["schedule"] == "uniform":
             assert float(row["minus_uniform"]) == 0
@@ -293,11 +293,11 @@ def test_intervals():
 
 
 def test_demo(tmp_path, capsys):
-    """The demo trains, compares four schedules at three N, and says where everything is."""
+    """The demo trains, compares five schedules at three N, and says where everything is."""
     from ddm.commands.demo import main
 
-    cells = main([f"--out={tmp_path}", "--num-samples=64", *SMALL, "--trainer.max_epochs=4"])
-    assert len(cells) == 4 * 3  # schedules, numbers of steps
+    cells = main([f"--out={tmp_path}", "--num-samples=64", *SMALL, "--data.length=16"])
+    assert len(cells) == 5 * 3  # schedules, numbers of steps
     assert all(0 <= seeds["0"]["countdown_error"] <= 1 for seeds in cells.values())
     printed = capsys.readouterr().out
     for name in ("checkpoint", "schedules", "samples", "plots"):
