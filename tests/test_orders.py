@@ -349,7 +349,7 @@ def test_temper():
 
 @pytest.mark.parametrize("given", [False, True])
 def test_measured_dependence(given):
-    """With an exact denoiser the estimate is the mutual information given what is given, here known.
+    """With an exact denoiser the estimate is the mutual information given what is given.
 
     Two tokens that are equal and a third that is independent: log 3 between the two.
     """

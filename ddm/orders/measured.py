@@ -118,7 +118,7 @@ def measure_dependence(
     free: Bool[Tensor, "B L"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "L L"]:
-    r"""Return estimates of `E KL( p(x_i | x_j) || p(x_i) )`, nats, by a call per round and one more.
+    r"""Return estimates of `E KL( p(x_i | x_j) || p(x_i) )`, nats: a call per round and one more.
 
     For an exact denoiser that is the mutual information of the tokens i and j, given the tokens
     that are. Every sequence of a round reveals a single position j. (Averaged over random sets of
