@@ -23,6 +23,7 @@ from ddm.estimate import RatioEstimate, spread_times
 from ddm.functional import require_at_least, require_instance, seeded, stratified_times
 from ddm.kernels import Kernel
 from ddm.learning_rate import follow, plan_of
+from ddm.likelihood import sampler_nats
 from ddm.losses import NELBO, Loss, ScoreEntropy
 from ddm.noise import LogLinear, NoiseSchedule
 from ddm.orders.order import mask_of
@@ -36,7 +37,10 @@ Batch = Any  # see `tokens_of` and `free_of`
 T = TypeVar("T")
 
 # First words of the seeds, so that no two stages share a stream of random numbers.
-TRAINING, EVALUATION, PREDICTION = range(3)
+TRAINING, EVALUATION, PREDICTION, LIKELIHOOD = range(4)
+
+JUDGED = 64
+"""First sequences of validation and test, in each process, whose likelihood is measured."""
 
 
 class DiscreteDiffusion(LightningModule):
@@ -54,7 +58,8 @@ class DiscreteDiffusion(LightningModule):
     with any loader, inside of one with those of `ddm.datamodules` (dropout excepted, which draws
     from the global state). Validation and test draw the noise of a sequence from its
     number in the data alone: epochs are comparable, and neither the batch size nor the seed of the
-    run matters. They log bits per token and the standard error.
+    run matters. They log bits per token and the standard error, and beside the network's bound what
+    sequences cost the sampler with its schedule at few calls (`sampler_bits_per_token`).
 
     The learning rate is a function of settings, step and length of the run: one that is resumed
     with other settings, or for longer, follows those. An average of weights that has not begun
@@ -77,6 +82,9 @@ class DiscreteDiffusion(LightningModule):
         warmup_steps: Number of first optimizer steps in which the learning rate grows linearly.
         num_steps: Number of sampling steps of `trainer.predict`.
         num_draws: Draws of the noise for every sequence of validation and test.
+        num_calls: Calls N of the sampler whose likelihood validation and test measure, along
+            `schedule(N)`, on their first 64 sequences (`sampler_nats`); 0 leaves it out, as do
+            samplers that make more calls than steps.
         shape: Sizes of the axes that are flattened into a sequence, for orders that space tokens
             out (`Spaced`); by default there is one axis.
 
@@ -105,6 +113,7 @@ class DiscreteDiffusion(LightningModule):
         warmup_steps: int = 0,
         num_steps: int = 64,
         num_draws: int = 1,
+        num_calls: int = 8,
         shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
@@ -115,7 +124,7 @@ class DiscreteDiffusion(LightningModule):
         require_instance(Sampler, sampler=sampler)
         if isinstance(sampler, RevealSampler):
             mask_of(kernel)  # or no sample is drawn
-        require_at_least(0, warmup_steps=warmup_steps)
+        require_at_least(0, warmup_steps=warmup_steps, num_calls=num_calls)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attribute .* is an instance of `nn.Module`")
             self.save_hyperparameters(logger=False)
@@ -139,12 +148,13 @@ class DiscreteDiffusion(LightningModule):
         self.shape = shape
         self.num_steps = num_steps
         self.num_draws = num_draws
+        self.num_calls = num_calls
         self.make_optimizer = _Shared(optimizer)
         self.make_lr_scheduler = None if lr_scheduler is None else _Shared(lr_scheduler)
         self.warmup_steps = warmup_steps
         self.schedule_source: Callable[[int], SamplingSchedule] = SamplingSchedule.uniform
         self._seed, self._world_size = 0, 1
-        self._estimate = RatioEstimate()
+        self._begin_to_count()
         self._looked = 0
         self._plan: dict[str, Any] | None = None
         self._restored: dict[str, Any] | None = None
@@ -269,11 +279,11 @@ class DiscreteDiffusion(LightningModule):
     def on_validation_start(self) -> None:
         """Keep an average that has not begun up to date, before it is swapped in."""
         catch_up(self.trainer, self)
-        self._estimate = RatioEstimate()
+        self._begin_to_count()
 
     def on_test_start(self) -> None:
         """Begin to count."""
-        self._estimate = RatioEstimate()
+        self._begin_to_count()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the bound."""
@@ -284,13 +294,13 @@ class DiscreteDiffusion(LightningModule):
         self._evaluate(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the bound in bits per token, and its standard error."""
+        """Log the bound and the sampler's cost in bits per token, and their standard errors."""
         bits = self._log_bits("val")
         if math.isnan(bits) and self.trainer.state.fn == "fit":
             self._refuse_nan("val/bits_per_token")
 
     def on_test_epoch_end(self) -> None:
-        """Log the bound in bits per token, and its standard error."""
+        """Log the bound and the sampler's cost in bits per token, and their standard errors."""
         self._log_bits("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Int[Tensor, "B L"]:
@@ -400,12 +410,35 @@ class DiscreteDiffusion(LightningModule):
             nats += self.bound.value(self.denoiser(torch.cat(noised), t, free), x_0)
         tokens = torch.full_like(rows, x_0.shape[1]) if free is None else free.sum(-1)
         self._estimate.update(nats / self.num_draws, tokens)
+        left = JUDGED - self._likelihood.num_sequences
+        if left > 0:
+            self._judge(x_0[:left], None if free is None else free[:left], tokens[:left])
+
+    def _judge(self, x_0: Tensor, free: Tensor | None, tokens: Tensor) -> None:
+        """Measure what sequences cost the sampler."""
+        num_steps = min(self.num_calls, int(tokens.max()))
+        if num_steps < 1:
+            return
+        schedule = self.schedule(num_steps)
+        sampler = sampler_of(schedule, self.sampler)
+        if sampler.num_evals(num_steps, self.length) > num_steps:
+            return
+        generator = self._generator(LIKELIHOOD, self._likelihood.num_sequences)
+        nats = sampler_nats(self.denoiser, sampler, x_0, schedule, free=free, generator=generator)
+        self._likelihood.update(nats, tokens)
+
+    def _begin_to_count(self) -> None:
+        self._estimate, self._likelihood = RatioEstimate(), RatioEstimate()
 
     def _log_bits(self, stage: str) -> float:
         bits, error = (value / math.log(2) for value in self._estimate.compute())
         # The values are those of all processes already.
         self.log(f"{stage}/bits_per_token", bits, prog_bar=True)
         self.log(f"{stage}/bits_per_token_error", error)
+        own, error = (value / math.log(2) for value in self._likelihood.compute())
+        if not math.isnan(own):
+            self.log(f"{stage}/sampler_bits_per_token", own)
+            self.log(f"{stage}/sampler_bits_per_token_error", error)
         return bits
 
     def _data(

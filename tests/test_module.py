@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ from ddm.checkpoint import load_model
 from ddm.datamodules import CountDown
 from ddm.denoisers import ScoreDenoiser
 from ddm.estimate import RatioEstimate, spread_times
+from ddm.likelihood import sampler_nats
 from ddm.losses import CrossEntropy, ScoreEntropy
 from ddm.module import DiscreteDiffusion
 from ddm.noise import Constant
 from ddm.optim import MuonAdamW
-from ddm.samplers import FirstHitting
+from ddm.orders import Spaced
+from ddm.samplers import FirstHitting, Reveal
 
 V, L = 4, 6
 KERNELS = [Absorbing, Uniform, Gaussian]
@@ -220,9 +223,51 @@ def test_bits_do_not_depend_on_batches(kernel: Callable[[int], Kernel], tmp_path
         torch.manual_seed(seed)
         data = make_data(num_val=24, num_samples=24, batch_size=batch_size)
         found += make_trainer(tmp_path).validate(module, data, verbose=False)
-    assert found[0].keys() == {"val/bits_per_token", "val/bits_per_token_error"}
-    for metrics in found[1:]:
-        assert metrics == pytest.approx(found[0], rel=1e-6)  # float32 sums in another order
+    for metrics in found:
+        for name in ("val/bits_per_token", "val/bits_per_token_error"):
+            # float32 sums in another order
+            assert metrics[name] == pytest.approx(found[0][name], rel=1e-6)
+        # The path of the sampler depends on the batch: of 6 standard errors.
+        name = "val/sampler_bits_per_token"
+        assert abs(metrics[name] - found[0][name]) < 6 * found[0][f"{name}_error"]
+
+
+def test_likelihood_of_the_sampler(tmp_path: Path) -> None:
+    """Validation logs what the first 64 sequences cost the sampler, here exactly.
+
+    Without chance in the order it is the likelihood of these, along the schedule of the module.
+    """
+    data = make_data(num_val=72, batch_size=40)
+    sampler = Reveal(Spaced(jitter=0.0))
+    module = make_module(sampler=sampler, num_calls=3)
+    for weight in module.parameters():  # at first a network says the same of all sequences
+        nn.init.normal_(weight)
+    nats = sampler_nats(
+        module.denoiser, sampler, data.val_tokens[:64].long(), SamplingSchedule.cosine(3)
+    )
+    module.schedule_source = SamplingSchedule.cosine
+    metrics = make_trainer(tmp_path).validate(module, data, verbose=False)[0]
+    bits, error = nats.mean() / L / math.log(2), nats.std() / 8 / L / math.log(2)
+    assert metrics["val/sampler_bits_per_token"] == pytest.approx(float(bits), rel=1e-5)
+    assert metrics["val/sampler_bits_per_token_error"] == pytest.approx(float(error), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"num_calls": 0}, {"sampler": FirstHitting(), "num_calls": 3}]
+)
+def test_no_likelihood_of_the_sampler(arguments: dict[str, Any], tmp_path: Path) -> None:
+    """It is left out on request, and where a schedule does not say how many calls there are."""
+    module = make_module(**arguments)
+    metrics = make_trainer(tmp_path).validate(module, make_data(num_val=24), verbose=False)[0]
+    assert metrics.keys() == {"val/bits_per_token", "val/bits_per_token_error"}
+
+
+def test_shape() -> None:
+    """Orders without axes of their own get those of the data; axes have to make up the length."""
+    module = make_module(sampler=Reveal(Spaced()), shape=(2, L // 2))
+    assert repr(module.sampler) == repr(Reveal(Spaced((2, L // 2))))
+    with pytest.raises(ValueError, match=rf"`shape` must multiply to `length`, {L}, got \(2, 2\)"):
+        make_module(shape=(2, 2))
 
 
 def test_more_draws_lower_the_error(tmp_path: Path) -> None:
@@ -305,7 +350,8 @@ def test_prompt(kernel: Callable[[int], Kernel]) -> None:
     module.training_step(batch, 0)
     module.validation_step(batch, 0)
     module.on_validation_epoch_end()
-    assert set(values) == {"train/loss", "val/bits_per_token", "val/bits_per_token_error"}
+    for name in ("train/loss", "val/bits_per_token", "val/bits_per_token_error"):
+        assert math.isfinite(values[name])
     x_0, denoiser = batch["tokens"], module.denoiser
     names = ("train/loss", "val/bits_per_token")
     for (x_t, t, _), loss, name in zip(seen[:2], (module.loss, module.bound), names, strict=True):

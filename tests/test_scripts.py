@@ -296,7 +296,15 @@ def test_demo(tmp_path, capsys):
     """The demo trains, compares five schedules at three N, and says where everything is."""
     from ddm.commands.demo import main
 
-    cells = main([f"--out={tmp_path}", "--num-samples=64", *SMALL, "--data.length=16"])
+    cells = main(
+        [
+            f"--out={tmp_path}",
+            "--num-samples=64",
+            *SMALL,
+            "--data.length=16",
+            "--trainer.max_epochs=4",
+        ]
+    )
     assert len(cells) == 5 * 3  # schedules, numbers of steps
     assert all(0 <= seeds["0"]["countdown_error"] <= 1 for seeds in cells.values())
     printed = capsys.readouterr().out
