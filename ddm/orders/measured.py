@@ -22,8 +22,10 @@ class Measured(Farthest):
 
     With `I_ij` the mutual information of tokens i and j, `exp(-2 I_ij)` of the variance of i is
     left when j is known, if the two are Gaussian, and `exp(-2 sum_j I_ij)` when several are, each
-    of which tells something of its own: the largest of these numbers is next. So the tokens of one
-    call depend little on each other, and those of later calls are known from all sides.
+    of which tells something of its own. So the tokens of one call depend little on each other, and
+    those of later calls are known from all sides. Among equals those come first that tell most of
+    the others: the largest `(1 + sum_k I_ik) exp(-2 sum_j I_ij)` is next, with k any position and j
+    those that are revealed or chosen.
 
     Args:
         dependence: The matrix of `I_ij` in nats, L rows of L numbers >= 0, for instance from
@@ -85,9 +87,9 @@ class Measured(Farthest):
     def from_revealed(
         self, distance: Float[Tensor, "L L"], masked: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B L"]:
-        """Return what is left of the variances given all that is revealed."""
-        known = (~masked).double() @ self._dependence.to(masked.device)
-        return (-2 * known).exp()
+        """Return what is left given all that is revealed, weighted by what it tells."""
+        dependence = self._dependence.to(masked.device)
+        return (1 + dependence.sum(-1)) * (-2 * (~masked).double() @ dependence).exp()
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, atomically."""

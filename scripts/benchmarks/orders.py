@@ -1,23 +1,28 @@
 """Which tokens first? Orders and counts, in nats of the sampler's own likelihood.
 
-An exact CountDown chain, where samples are judged by the share of pairs that break the rule, too,
-and the shipped masked models on held-out data. Every order runs along uniform, cosine and optimal
-counts, found on other sequences. Prints tables and writes docs/results/orders.{json,png}. Finished
-cells are kept, so an interrupted run goes on where it stopped.
+Enumerated laws, against the best partition of the positions (`partitions.py`); an exact CountDown
+chain, where samples are judged by the share of pairs that break the rule, too; the rules of others
+on that chain and on the shipped CountDown (`rules.py`); and the shipped masked models on held-out
+data. Every order runs along uniform, cosine and optimal counts, found on other sequences. Prints
+tables and writes docs/results/orders.{json,png} and orders_frontier.png. Finished cells are kept,
+so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
+from time import process_time
 from typing import Any
 
 from ddm import Absorbing, ForwardProcess
+from ddm.backbones import Transformer
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules.countdown import countdown_chain, sample_chain
 from ddm.datamodules.sequences import SequenceDataModule
-from ddm.denoisers import Denoiser, MarkovChainDenoiser
+from ddm.denoisers import Denoiser, MarkovChainDenoiser, MeanDenoiser
 from ddm.likelihood import sampler_nats
 from ddm.metrics import CountDownError
 from ddm.noise import LogLinear
@@ -33,25 +38,30 @@ from ddm.orders import (
     averaged_over_offsets,
     measure_dependence,
 )
-from ddm.samplers import EntropyBound, Reveal
+from ddm.samplers import Reveal
 from ddm.schedules import OptimalCounts, SamplingSchedule
 
+import partitions
+import rules
 import torch
-from _report import ROOT, draw_curves, finish, over_seeds, parse, resume, show
+from _report import RESULTS, ROOT, draw_curves, finish, over_seeds, parse, resume, show
 from matplotlib.figure import Figure
 from torch import Tensor
 
-NUM_STEPS = (4, 8, 16)
+NUM_STEPS = (2, 4, 8, 16)
 VOCAB_SIZE, LENGTH, SMOOTHING = 12, 48, 0.002
+SIZE = 64, 256
+"""Sequences and tokens of the network call that ranking is compared with."""
 MODELS = ["countdown", "digits_absorbing", "folk_absorbing", "pydoc"]
 
 
-def chain_orders() -> dict[str, RevealOrder]:
-    """Return the orders that the exact chain is sampled in."""
+def orders_of(dependence: Tensor, shape: tuple[int, ...] = ()) -> dict[str, RevealOrder]:
+    """Return the orders that are compared."""
     return {
         "random": Random(),
-        "spaced, no jitter": Spaced(jitter=0.0),
-        "spaced": Spaced(),
+        "spaced, no jitter": Spaced(shape, jitter=0.0),
+        "spaced": Spaced(shape),
+        "measured": Measured(dependence if shape else averaged_over_offsets(dependence)),
         "confidence": Confidence(),
         "entropy": Entropy(),
         "margin": Margin(),
@@ -81,12 +91,23 @@ def nats(
     return sampler_nats(denoiser, Reveal(order), x_0, schedule, generator=generator)
 
 
-def chain(name: str, seed: int, num_data: int, num_samples: int) -> dict[str, Any]:
-    """Return nats and broken pairs of one order on the exact chain, "nats, counts" by N."""
+def exact_chain() -> tuple[Denoiser, Callable[[int, int], Tensor]]:
+    """Return the exact denoiser of the chain, and what draws sequences by number and seed."""
     law = countdown_chain(VOCAB_SIZE, SMOOTHING)
     denoiser = MarkovChainDenoiser(ForwardProcess(Absorbing(VOCAB_SIZE), LogLinear()), *law)
-    generator, order = torch.Generator().manual_seed(seed), chain_orders()[name]
-    x_0, held_out = sample_chain(*law, 2 * num_data, LENGTH, generator).chunk(2)
+
+    def sequences(num: int, seed: int) -> Tensor:
+        return sample_chain(*law, num, LENGTH, torch.Generator().manual_seed(seed))
+
+    return denoiser, sequences
+
+
+def chain(name: str, seed: int, num_data: int, num_samples: int) -> dict[str, Any]:
+    """Return nats and broken pairs of one order on the exact chain, "nats, counts" by N."""
+    denoiser, sequences = exact_chain()
+    x_0, held_out = sequences(2 * num_data, seed).chunk(2)
+    generator = torch.Generator().manual_seed(seed)
+    order = orders_of(measure_dependence(denoiser, x_0, 8, generator=generator))[name]
     found: dict[str, Any] = {}
     x = denoiser.process.kernel.sample_prior((num_samples, LENGTH), generator)
     for counts, by_n in schedules(denoiser, order, x_0, seed).items():
@@ -100,64 +121,90 @@ def chain(name: str, seed: int, num_data: int, num_samples: int) -> dict[str, An
     return found
 
 
-def adaptive(seed: int, num_samples: int) -> dict[str, Any]:
-    """Return mean calls and broken pairs of entropy bounds on the exact chain, by order and bound.
+def on_both(
+    study: Callable[[Denoiser, Tensor, int, int], Any], seed: int, num_samples: int
+) -> dict[str, Any]:
+    """Return a study of `rules.py` on the exact chain and on the shipped CountDown."""
+    denoiser, sequences = exact_chain()
+    shipped, tokens, _ = load("countdown", 2 * num_samples)
+    return {
+        "exact chain": study(denoiser, sequences(num_samples, seed), num_samples, seed),
+        "countdown": study(shipped, tokens[:num_samples], num_samples, seed),
+    }
 
-    Calls are evaluated sequences per sample: every sequence makes as many as it needs.
-    """
-    law = countdown_chain(VOCAB_SIZE, SMOOTHING)
-    denoiser = MarkovChainDenoiser(ForwardProcess(Absorbing(VOCAB_SIZE), LogLinear()), *law)
-    found = {}
-    orders = {"entropy": Entropy(), "random": Random(), "spaced": Spaced()}
-    for (name, order), bound in product(orders.items(), (0.1, 1.0, 4.0, 8.0)):
-        generator = torch.Generator().manual_seed(seed)
-        x = denoiser.process.kernel.sample_prior((num_samples, LENGTH), generator)
-        samples = Reveal(order, stop=EntropyBound(bound))(denoiser, x, [1, 0], generator=generator)
-        metric = CountDownError(VOCAB_SIZE)
-        metric.update(samples.tokens)
-        calls = samples.num_rows / num_samples
-        found[f"{name}, bound {bound}"] = {"calls": calls, "broken": float(metric.compute())}
-    return found
+
+def load(name: str, num: int) -> tuple[Denoiser, Tensor, SequenceDataModule]:
+    """Return the network of a shipped model, sequences that it was not trained on, and its data."""
+    path = ROOT / "checkpoints" / f"{name}.ckpt"
+    data = load_data(path)
+    assert isinstance(data, SequenceDataModule)
+    data.prepare_data()
+    data.setup("test")
+    tokens = torch.cat([data.val_tokens, data.test_tokens])
+    chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:num]
+    return load_model(path).denoiser, tokens[chosen].long(), data
 
 
 def model(name: str, num_data: int) -> dict[str, Any]:
     """Return nats of one shipped model by order, counts and N, and differences to random order.
 
-    Differences are paired, sequence by sequence, to the optimal counts of the random order.
+    Differences are paired, sequence by sequence, to the optimal counts of the random order. The
+    metrics are those of samples with optimal counts at 8 calls.
     """
-    path = ROOT / "checkpoints" / f"{name}.ckpt"
-    denoiser, data = load_model(path).denoiser, load_data(path)
-    assert isinstance(data, SequenceDataModule)
-    data.prepare_data()
-    data.setup("test")
-    tokens = torch.cat([data.val_tokens, data.test_tokens])
+    denoiser, tokens, data = load(name, 2 * num_data)
+    x_0, held_out = tokens.chunk(2)
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(tokens), generator=generator)[: 2 * num_data]
-    x_0, held_out = tokens[chosen].long().chunk(2)
-    dependence = measure_dependence(denoiser, x_0, 24, generator=generator)
-    shape = tuple(getattr(data, "shape", ()))
-    orders = {
-        "random": Random(),
-        "spaced, no jitter": Spaced(shape, jitter=0.0),
-        "spaced": Spaced(shape),
-        "measured": Measured(dependence if shape else averaged_over_offsets(dependence)),
-        "confidence": Confidence(),
-    }
-    cost = {
-        f"{order}, {counts}": {n: nats(denoiser, orders[order], s, held_out, 0) for n, s in by_n}
-        for order in orders
-        for counts, by_n in (
-            (counts, list(found.items()))
-            for counts, found in schedules(denoiser, orders[order], x_0, 0).items()
-        )
-    }
-    return {
+    rounds = -(-8 * data.length // num_data)
+    dependence = measure_dependence(denoiser, x_0, rounds, generator=generator)
+    orders = orders_of(dependence, data.shape)
+    cost, metrics = {}, {}
+    for order in ("random", "spaced, no jitter", "spaced", "measured", "confidence"):
+        found = schedules(denoiser, orders[order], x_0, 0)
+        for counts, by_n in found.items():
+            cost[f"{order}, {counts}"] = {
+                n: nats(denoiser, orders[order], schedule, held_out, 0)
+                for n, schedule in by_n.items()
+            }
+        x = denoiser.process.sample_prior(held_out)
+        drawn = Reveal(orders[order])(denoiser, x, found["optimal"][8], generator=generator)
+        measured = data.measure(drawn.tokens, held_out)
+        metrics[order] = {key: float(value) for key, value in measured.items()}
+    rows = {
         key: {
             str(n): [float(own.mean()), *_paired(own - cost["random, optimal"][n])]
             for n, own in row.items()
         }
         for key, row in cost.items()
     }
+    return {"nats": rows, "metrics": metrics}
+
+
+def speed() -> dict[str, float]:
+    """Return what ranking and choosing cost on one core, as a share of a network call.
+
+    A transformer of width 256 and depth 6 at 64 sequences of 256 tokens, 8 calls per sample: the
+    mean over these calls.
+    """
+    torch.set_num_threads(1)
+    size, length = SIZE
+    process = ForwardProcess(Absorbing(64), LogLinear())
+    denoiser = MeanDenoiser(Transformer(65, dim=256, depth=6, num_heads=8), process)
+    x = process.sample_prior(torch.zeros(size, length, dtype=torch.long))
+    begin = process_time()
+    said = denoiser(x, torch.ones(size, dtype=torch.float64))
+    call = process_time() - begin
+    dependence = torch.rand(length, length, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    place = torch.rand(x.shape, generator=generator).argsort(-1).argsort(-1)
+    shares = {}
+    for name, order in orders_of(dependence, (length,)).items():
+        begin = process_time()
+        for k in range(8):
+            masked = place >= k * length // 8
+            state = replace(said, x_t=torch.where(masked, x, 0))
+            order.rank(state, torch.full((size,), length // 8), generator)
+        shares[name] = (process_time() - begin) / 8 / call
+    return shares
 
 
 def _paired(difference: Tensor) -> tuple[float, float]:
@@ -171,38 +218,81 @@ def main(args: Sequence[str] | None = None) -> None:
         args,
         models=(MODELS, "shipped models to measure"),
         seeds=(2, "seeds of the exact chain"),
-        num_data=(192, "sequences of the chain that counts are found on"),
-        num_samples=(192, "samples per cell of the chain"),
-        num_model=(128, "sequences of a model's data, twice"),
+        num_data=(128, "sequences of the chain that counts are found on"),
+        num_samples=(128, "samples per cell of the chain"),
+        num_model=(64, "sequences of a model's data, twice"),
     )
     seeds, chain_size = range(options.seeds), (options.num_data, options.num_samples)
-    cells = {
-        f"{name}|{seed}": partial(chain, name, seed, *chain_size)
-        for name, seed in product(chain_orders(), seeds)
-    }
-    cells |= {f"adaptive|{seed}": partial(adaptive, seed, options.num_samples) for seed in seeds}
+    names = list(orders_of(torch.zeros(LENGTH, LENGTH)))
+    cells: dict[str, Callable[[], Any]] = {"partitions": partitions.compare, "speed": speed}
+    for name, seed in product(names, seeds):
+        cells[f"{name}|{seed}"] = partial(chain, name, seed, *chain_size)
+    for seed in seeds:
+        cells[f"rules|{seed}"] = partial(on_both, rules.compare, seed, options.num_samples)
+        cells[f"frontier|{seed}"] = partial(on_both, rules.frontier, seed, options.num_samples)
     cells |= {name: partial(model, name, options.num_model) for name in options.models}
     settings = {key: value for key, value in vars(options).items() if key != "models"}
     measured = resume("orders", settings, cells)
     exact: dict[str, dict[str, Any]] = {"nats": {}, "broken pairs": {}}
-    for name in chain_orders():
+    for name in names:
         for key, row in over_seeds([measured[f"{name}|{seed}"] for seed in seeds]).items():
             metric, counts = key.split(", ")
             exact[metric][f"{name}, {counts}"] = row
     for metric, table in exact.items():
         show(f"exact CountDown chain, {metric}", table)
-    bounds = over_seeds([measured[f"adaptive|{seed}"] for seed in seeds])
+    others = over_seeds([measured[f"rules|{seed}"] for seed in seeds])
+    for where, table in others.items():
+        show(f"rules on {where}", table)
+    frontiers = average([measured[f"frontier|{seed}"] for seed in seeds])
     models = {name: measured[name] for name in options.models}
-    for name, rows in models.items():
+    for name, found in models.items():
+        rows = found["nats"]
         show(f"{name}, nats", {key: _first(row) for key, row in rows.items()})
         show(f"{name}, less random order's", {key: _rest(row) for key, row in rows.items()})
+        print(name, found["metrics"])
+    print(measured["partitions"], measured["speed"], sep="\n")
     curves = {"exact chain": {k: v for k, v in exact["nats"].items() if "optimal" in k}}
     curves |= {
-        name: {k: _first(row) for k, row in rows.items() if "optimal" in k}
-        for name, rows in models.items()
+        name: {k: _first(row) for k, row in found["nats"].items() if "optimal" in k}
+        for name, found in models.items()
     }
-    content = {"settings": settings, "exact": exact, "adaptive": bounds, "models": models}
+    draw_frontiers(frontiers).savefig(RESULTS / "orders_frontier.png", dpi=120)
+    content = {
+        "settings": settings,
+        "partitions": measured["partitions"],
+        "speed": measured["speed"],
+        "exact": exact,
+        "rules": others,
+        "frontiers": frontiers,
+        "models": models,
+    }
     finish("orders", content, draw(curves))
+
+
+def average(found: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return the mean over seeds of numbers in nested mappings and lists."""
+    first = found[0]
+    if isinstance(first, Mapping):
+        return {key: average([one[key] for one in found]) for key in first}
+    if isinstance(first, list):
+        return [average(column) for column in zip(*found, strict=True)]
+    return sum(found) / len(found)
+
+
+def draw_frontiers(frontiers: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> Figure:
+    """Draw broken pairs against entropy, a line over temperatures for every rule."""
+    figure = Figure(figsize=(4.2 * len(frontiers), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(frontiers), squeeze=False)[0]
+    for panel, (title, curves) in zip(axes, frontiers.items(), strict=True):
+        for name, cells in curves.items():
+            x, y = [cell["entropy"] for cell in cells], [cell["broken"] for cell in cells]
+            (line,) = panel.plot(x, y, ".-", label=name)
+            panel.plot(x[-1], y[-1], "o", color=line.get_color())
+        panel.set(title=title, xlabel="entropy of tokens, nats", ylabel="broken pairs")
+        panel.set_yscale("symlog", linthresh=1e-2)
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=7)
+    return figure
 
 
 def draw(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
