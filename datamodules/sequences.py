@@ -75,12 +75,14 @@ class SequenceDataModule(LightningDataModule, ABC):
         length: The number L of tokens of a sequence.
         prompt_length: The number of first tokens that are given in conditional generation: training
             then keeps them clean, and samples continue held-out sequences.
+        known: Which of the test sequences are known where they are free; None if all are.
         shape: The sizes of the axes that are flattened into a sequence; none for one axis.
     """
 
     vocab_size: int
     length: int
     prompt_length: int = 0
+    known: Bool[Tensor, " N"] | None = None
     shape: tuple[int, ...] = ()
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int) -> None:

@@ -73,17 +73,21 @@ def sampler_bits(
     """Return `-log2 p_sampler(x_0)` per token of held-out sequences, with its standard error.
 
     See `sampler_nats`: exact, or a bound, by one call per step. Every seed has other sequences, and
-    all schedules have the same. Empty for samplers with several stages per step.
+    all schedules have the same. Empty for samplers with several stages per step, and where nobody
+    knows how prompts go on.
     """
+    held_out = data.test_tokens
+    known = torch.arange(len(held_out))[... if data.known is None else data.known]
     sampler = sampler_of(schedule, module.sampler)
     t = torch.ones(1, dtype=torch.float64)
-    if len(sampler.stages(t, t / 2)) > 1:
+    if not len(known) or len(sampler.stages(t, t / 2)) > 1:
         return {}
-    rows = (seed * num_sequences + torch.arange(num_sequences)) % len(data.test_tokens)
+    index = known[(seed * num_sequences + torch.arange(num_sequences)) % len(known)]
+    everywhere = torch.ones_like(held_out[:1], dtype=torch.bool)
+    where = (everywhere if data.free is None else data.free).expand_as(held_out)
     estimate = RatioEstimate()
-    for x_0 in data.test_tokens[rows].long().to(module.device).split(batch_size):
-        everywhere = torch.ones_like(x_0, dtype=torch.bool)
-        free = everywhere if data.free is None else data.free.to(x_0.device).expand_as(x_0)
+    for rows in index.split(batch_size):
+        x_0, free = held_out[rows].long().to(module.device), where[rows].to(module.device)
         generator = torch.Generator(module.device).manual_seed(seed)
         nats = sampler_nats(module.denoiser, sampler, x_0, schedule, free=free, generator=generator)
         estimate.update(nats / math.log(2), free.sum(-1))

@@ -134,9 +134,10 @@ def evaluate() -> Parser:
     """Measure a checkpoint with several schedules: `ddm evaluate CHECKPOINT --num-steps 4 8`.
 
     Draws samples for every schedule, number of steps and seed, from the same initial noise for all
-    schedules, and measures them with the metrics of the data. Writes `evaluation.json` after every
-    cell, so that an interrupted evaluation goes on where it stopped, then `evaluation.csv` and
-    plots of the metrics and of the schedules.
+    schedules, and measures them with the metrics of the data. The sampler itself is measured by the
+    likelihood of up to 128 held-out sequences in bits per token, with as many calls as the schedule
+    has steps. Writes `evaluation.json` after every cell, so that an interrupted evaluation goes on
+    where it stopped, then `evaluation.csv` and plots of the metrics and of the schedules.
 
     `ddm evaluate --model FOLDER --prompts FILE` measures a model that somebody else trained, by the
     diversity of what it generates and, with `--language-model`, by its perplexity.
@@ -212,9 +213,10 @@ def data() -> Parser:
 def demo() -> Parser:
     """Train CountDown, then compare sampling schedules on the trained model: `ddm demo`.
 
-    Trains the configuration `countdown` with the schedule callback, draws samples with four kinds
-    of schedules, prints how many adjacent pairs break the CountDown rule, and says where everything
-    is. Arguments that are not listed here go to `ddm train fit`.
+    Trains the configuration `countdown` with the schedule callback, draws samples with five kinds
+    of schedules, the last with an order of the tokens, prints how many adjacent pairs break the
+    CountDown rule and what held-out sequences cost the sampler, and says where everything is.
+    Arguments that are not listed here go to `ddm train fit`.
     """
     parser = Parser("demo", demo.__doc__)
     add = parser.add_argument

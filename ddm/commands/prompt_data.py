@@ -46,6 +46,8 @@ class Prompts(SequenceDataModule):
         ValueError: Lines are too long, cannot be padded, or hold ids that the model does not know.
     """
 
+    known: Bool[Tensor, " N"]
+
     def __init__(
         self,
         lines: Sequence[Line],
