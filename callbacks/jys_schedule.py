@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from ddm.batch import free_of, tokens_of, without_rests
+from ddm.callbacks.budget import Budget
 from ddm.callbacks.door import denoiser_of, probe, undisturbed
 from ddm.callbacks.history import UpdateHistory
 from ddm.callbacks.overview import binned_density
@@ -22,7 +23,7 @@ from ddm.callbacks.schedule_files import ScheduleFiles
 from ddm.callbacks.schedule_log import log_numbers, log_pictures, open_panel, summary
 from ddm.callbacks.update import LEAST, Updater
 from ddm.denoisers import Denoiser
-from ddm.functional import gather_made, require_at_least, require_instance
+from ddm.functional import gather_made, gather_objects, require_at_least, require_instance
 from ddm.module import DiscreteDiffusion
 from ddm.samplers import Analytic, Sampler
 from ddm.schedule import step_numbers
@@ -62,7 +63,9 @@ class JYSScheduleCallback(Callback):
             contraction weights is its argument.
         every_n_epochs: Update at the end of every n-th epoch instead, before its last validation.
         every_n_steps: Update after every n-th optimizer step instead.
-        num_samples: Sequences to measure on, over all processes.
+        num_samples: Sequences to measure on at most, over all processes.
+        max_share: Fewer sequences are measured, though 16 at least, where updates would otherwise
+            make more network calls than this share of those of training so far, see `Budget`.
         smoothing: Share of the previous times that is kept at an update, in [0, 1).
         denoiser: How to get the denoiser out of the module; `module.denoiser` by default.
         sampler: The sampler to optimize for; by default the module's own, or `Analytic`.
@@ -89,6 +92,7 @@ class JYSScheduleCallback(Callback):
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
         num_samples: int = 256,
+        max_share: float = 0.02,
         smoothing: float = 0.0,
         denoiser: Callable[[LightningModule], Denoiser] | None = None,
         sampler: Sampler | None = None,
@@ -113,6 +117,11 @@ class JYSScheduleCallback(Callback):
             if given is not None and not callable(given):
                 raise TypeError(f"`{name}` must be a function, got {given!r:.80}; see `Args`.")
         require_instance(Real, remedy="0 keeps nothing", smoothing=smoothing)
+        require_instance(Real, remedy="0.02 is 2 % of training's calls", max_share=max_share)
+        if not max_share > 0:
+            raise ValueError(
+                f"`max_share` must be positive, got {max_share}; 0.02 is 2 % of training's calls."
+            )
         if not 0 <= smoothing < 1:
             raise ValueError(f"`smoothing` must be in [0, 1), got {smoothing}; 0 keeps nothing.")
         self.num_steps = tuple(step_numbers(num_steps))
@@ -120,6 +129,7 @@ class JYSScheduleCallback(Callback):
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.num_samples = num_samples
+        self.max_share = max_share
         self.smoothing = smoothing
         self.denoiser = denoiser or denoiser_of
         self.sampler = sampler
@@ -132,6 +142,8 @@ class JYSScheduleCallback(Callback):
         self.optimized = Optimized({})
         self._history = UpdateHistory()
         self._files = ScheduleFiles()
+        known = self.optimizer if isinstance(self.optimizer, OptimalSteps) else self.judge
+        self._budget = Budget(max_share, num_samples, known.num_times + known.pilot_times)
         self._recent = RecentSequences(num_samples)
         self._untried: Denoiser | None = None
         self._step = self._num_shown = 0
@@ -152,12 +164,18 @@ class JYSScheduleCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return schedules, table and history as plain numbers."""
-        return {"optimized": self.optimized.to_dict(), "history": self._history.state_dict()}
+        return {
+            "optimized": self.optimized.to_dict(),
+            "history": self._history.state_dict(),
+            "budget": self._budget.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.optimized = Optimized.from_dict(content_of(state_dict) or {})
         self._history.load_state_dict(state_dict["history"])
+        if "budget" in state_dict:  # older checkpoints have none
+            self._budget.load_state_dict(state_dict["budget"])
 
     def schedule(self, num_steps: int) -> SamplingSchedule:
         """Return the current schedule for any number of steps; uniform before the first update."""
@@ -245,7 +263,9 @@ class JYSScheduleCallback(Callback):
         step, previous = trainer.global_step, self._step
         self._step = step
         try:
-            self._recent.add(*self._read(batch))
+            tokens, free = self._read(batch)
+            self._recent.add(tokens, free)
+            self._budget.train(len(tokens) * trainer.world_size)
         except Exception as error:
             rank_zero_warn(f"Schedules do without batch {batch_idx}: {error}")
         if step > previous and self.should_update(trainer, previous):
@@ -287,7 +307,7 @@ class JYSScheduleCallback(Callback):
         rank_zero_info(f"Step {step}: optimizing the schedules of {numbers} steps ...")
         try:
             # Those of the first process, so that all of them hold the same.
-            found, rows = gather_made(lambda: self._find(trainer, module))[0]
+            found, rows, (num, price) = gather_made(lambda: self._find(trainer, module))[0]
             assert found.table is not None
             density = binned_density(found.table.density, found.table.times)
             update: dict[str, Any] = {"step": step, "seconds": 0.0, "num_calls": found.num_calls}
@@ -297,6 +317,7 @@ class JYSScheduleCallback(Callback):
             rank_zero_warn(f"Schedules are not updated at step {step}, the old ones stay: {error}")
             return
         self.optimized = found
+        self._budget.spend(num * trainer.world_size, price)
         self._history.add(update)
         if self._history.worth_showing:
             self._show(trainer)
@@ -308,12 +329,16 @@ class JYSScheduleCallback(Callback):
 
     def _find(
         self, trainer: Trainer, module: LightningModule
-    ) -> tuple[Optimized, list[dict[str, Any]]]:
+    ) -> tuple[Optimized, list[dict[str, Any]], tuple[int, int]]:
+        # What the first process has counted: its state is the one that a resumed run has.
+        num = gather_objects(self._budget.num_sequences)[0]
+        num = max(LEAST, -(-num // trainer.world_size))
         updater = Updater(self.optimizer, self.judge, self.num_steps, self.smoothing)
         seed = (self.seed, trainer.global_step, trainer.global_rank)
         with undisturbed(trainer, module):
             denoiser, sampler = self.denoiser(module), self._sampler(module)
-            return updater(denoiser, sampler, self._recent, self.optimized.schedules, seed)
+            schedules = self.optimized.schedules
+            return updater(denoiser, sampler, self._recent, num, schedules, seed)
 
     def _share(self) -> dict[str, float]:
         elapsed = max(time.monotonic() - self._began, 1e-9)
@@ -330,7 +355,8 @@ class JYSScheduleCallback(Callback):
 
     @rank_zero_only
     def _log_settings(self, trainer: Trainer, module: LightningModule) -> None:
-        names = ("num_steps", "every_n_epochs", "every_n_steps", "num_samples", "smoothing", "seed")
+        names = ["num_steps", "every_n_epochs", "every_n_steps", "num_samples", "max_share"]
+        names += ["smoothing", "seed"]
         settings = {f"schedule/{name}": getattr(self, name) for name in names}
         settings["schedule/optimizer"] = describe(self.optimizer)
         assert self._untried is not None

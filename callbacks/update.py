@@ -49,22 +49,26 @@ class Updater:
         denoiser: Denoiser,
         sampler: Sampler,
         recent: RecentSequences,
+        num: int,
         previous: Mapping[int, SamplingSchedule],
         seed: Sequence[int],
-    ) -> tuple[Optimized, list[dict[str, Any]]]:
-        """Return the schedules to keep, and how each was chosen; a collective call.
+    ) -> tuple[Optimized, list[dict[str, Any]], tuple[int, int]]:
+        """Return the schedules to keep, how each was chosen, and what it took; a collective call.
+
+        What it took are the sequences of this process, and the network calls for each of them.
 
         Args:
             denoiser: The model.
             sampler: The sampler that will be run.
             recent: Sequences of this process.
+            num: How many of them to measure on, at most.
             previous: The schedules that are in use.
             seed: Seed of the noise, another one in every process.
 
         Raises:
             ValueError: A process has too few sequences, or the optimizer refuses them.
         """
-        x_0, free = _sequences(recent, denoiser)
+        x_0, free = _sequences(recent, denoiser, num)
         generator = seeded(x_0.device, *seed)
         settings: dict[str, Any] = {"free": free, "generator": generator}
         found = self.optimizer(denoiser, sampler, x_0, self.num_steps, **settings)
@@ -76,7 +80,9 @@ class Updater:
         decisions = {n: decide(table, new, previous.get(n)) for n, new in found.schedules.items()}
         kept = {n: decision.schedule for n, decision in decisions.items()}
         rows = [{"num_steps": n, **_facts(decision)} for n, decision in decisions.items()]
-        return Optimized(kept, num_calls, table), rows
+        size = getattr(self.optimizer, "batch_size", None) or len(x_0)
+        price = max(1, num_calls // -(-len(x_0) // size))
+        return Optimized(kept, num_calls, table), rows, (len(x_0), price)
 
     def _decide(
         self, table: CostTable, new: SamplingSchedule, old: SamplingSchedule | None
@@ -95,7 +101,9 @@ def _as_found(table: CostTable, new: SamplingSchedule, old: SamplingSchedule | N
     return Decision(new.info["winner"], new, new.info["costs"], **facts)
 
 
-def _sequences(recent: RecentSequences, denoiser: Denoiser) -> tuple[Tensor, Tensor | None]:
+def _sequences(
+    recent: RecentSequences, denoiser: Denoiser, num: int
+) -> tuple[Tensor, Tensor | None]:
     """Return the latest sequences and their free positions; all processes go on, or none."""
     x_0, free = recent.latest(getattr(denoiser, "pad", None))
     fits = denoiser.fits(x_0, free).all(-1)
@@ -104,6 +112,7 @@ def _sequences(recent: RecentSequences, denoiser: Denoiser) -> tuple[Tensor, Ten
             f"{left_out} sequences are left out, with tokens that the model cannot draw."
         )
         x_0, free = x_0[fits], None if free is None else free[fits]
+    x_0, free = x_0[-num:], None if free is None else free[-num:]
     seen = gather_objects((len(x_0), free is not None))
     if (least := min(num for num, _ in seen)) < LEAST:
         raise ValueError(

@@ -274,7 +274,7 @@ def test_batches_of_different_lengths(tmp_path):
 
     batches = [rows(16, 6), rows(16, 8), rows(8, 8), rows(8, 5)]
     process = ForwardProcess(Absorbing(V), LogLinear())
-    settings = {"every_n_steps": 4, "num_samples": 48, "optimizer": Sizes()}
+    settings = {"every_n_steps": 4, "num_samples": 48, "max_share": 100.0, "optimizer": Sizes()}
     for pad in (None, 0):
 
         def denoiser(m, pad=pad):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from ddm.backbones import MLP, Transformer
 from ddm.callbacks import JYSScheduleCallback, SampleLogger
+from ddm.callbacks.budget import Budget
 from ddm.callbacks.history import UpdateHistory
 from ddm.callbacks.overview import binned_density, plot_overview
 from ddm.callbacks.schedule_log import SECTION
@@ -183,6 +184,42 @@ def test_schedules_around_a_prompt(tmp_path, monkeypatch, optimizer):
     assert torch.equal(seen[0], mask.expand(16, -1))
 
 
+def test_budget():
+    """Updates make at most their share of the calls of training, but measure 16 at least.
+
+    A sequence of training counts three calls: 1,000 of them allow 60 of 2 %, 20 of 3 calls.
+    """
+    budget = Budget(0.02, 64, 100)
+    assert budget.num_sequences == 16
+    budget.spend(16, 3)
+    budget.train(1000)
+    assert budget.num_sequences == 16  # 12 calls are left
+    budget.train(1000)
+    assert budget.num_sequences == (120 - 48) // 3
+    again = Budget(0.02, 64, 100)
+    again.load_state_dict(budget.state_dict())
+    budget.spend(24, 3)
+    assert (budget.num_sequences, again.num_sequences) == (16, 24)
+    again.train(10**6)
+    assert again.num_sequences == 64
+    assert Budget(0.02, 8, 3).num_sequences == 8
+
+
+def test_updates_keep_within_their_share(tmp_path):
+    """Every update measures what is left of the calls: 10 per sequence against 192 in 4 steps."""
+    spy = Spy()
+    callback = JYSScheduleCallback(
+        (2,), optimizer=spy, every_n_steps=4, num_samples=64, max_share=1.0
+    )
+    # The price of `OptimalSteps` until that of the spy is known, 10.
+    trainer(tmp_path, callback, epochs=2).fit(module(), data(128))
+    sizes = [16]
+    for _ in range(3):
+        allowed = 3 * 64 * (len(sizes) + 1)
+        sizes.append(min(max(16, (allowed - 10 * sum(sizes)) // 10), 64))
+    assert [num for _, _, num, _ in spy.seen] == sizes
+
+
 def test_free_positions_of_other_batches(tmp_path):
     """Without a mask all are free; `free=` finds it in batches of another make."""
     mask = torch.arange(L) >= 2
@@ -265,6 +302,7 @@ def test_uniform_is_logged_beside(tmp_path):
         (3,),
         optimizer=OptimalSteps(num_times=16, pilot_times=8),
         num_samples=512,
+        max_share=10.0,
         every_n_epochs=1,
         denoiser=lambda module: oracle,
     )
@@ -344,6 +382,7 @@ def test_state_survives_resume(tmp_path):
     )
     assert second.history[:-1] == first.history
     assert [h["step"] for h in second.history] == [1, 2, 4, 8]
+    assert second.state_dict()["budget"] == {"trained": 8 * 16, "spent": 4 * 160, "price": 10}
     assert set(second.history[-1]["costs"]) == {"uniform", "cosine", "previous", "new"}
 
 
@@ -527,6 +566,7 @@ def test_in_somebody_elses_trainer(tmp_path):
         ({"num_steps": (4, 0)}, "`num_steps` must be at least 1, got 0"),
         ({"num_samples": 5}, "`num_samples` must be at least 8, got 5"),
         ({"every_n_steps": 0}, "`every_n_steps` must be at least 1, got 0"),
+        ({"max_share": 0.0}, "`max_share` must be positive, got 0.0"),
         ({"smoothing": 1.0}, r"`smoothing` must be in \[0, 1\), got 1.0"),
         ({"every_n_steps": 1, "every_n_epochs": 1}, "must not both be given"),
     ],
@@ -553,7 +593,7 @@ def test_ranks_agree(tmp_path):
     assert found[0].schedules == found[1].schedules
     for name in ("excess", "standard_error", "retention"):
         assert (getattr(found[0].table, name) == getattr(found[1].table, name)).all()
-    assert found[0].table.num_samples + found[0].table.num_held_out == 32
+    assert found[0].table.num_samples + found[0].table.num_held_out == 16
     runs = [read_json(tmp_path / f"run{r}.json") for r in range(2)]
     assert [run["steps"] for run in runs] == [[4, 4]] * 2
     told = ("training has seen 6", "process 1: ValueError: one process", "process 1: KeyError")

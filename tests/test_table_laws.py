@@ -281,9 +281,9 @@ def test_weights_follow_the_errors():
     """Half of an error is left after every cell: w = 2^(-gamma k); the default gamma is .5."""
     for gamma, arguments in ((0.5, {}), (2.0, {"gamma": 2.0})):
         _, found = measured(np.ones(8), **arguments)
-        assert found.weights == pytest.approx(0.5 ** (gamma * np.arange(73)), rel=1e-12)
+        assert found.weights == pytest.approx(0.5 ** (gamma * np.arange(37)), rel=1e-12)
         assert found.gamma == gamma
-        assert found.num_calls == 24 + 72
+        assert found.num_calls == 12 + 36
 
 
 def test_averages_are_chosen_by_what_counts():

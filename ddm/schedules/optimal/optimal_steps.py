@@ -50,8 +50,8 @@ class OptimalSteps(ScheduleOptimizer):
         self,
         gamma: float = 0.5,
         *,
-        num_times: int = 72,
-        pilot_times: int = 24,
+        num_times: int = 36,
+        pilot_times: int = 12,
         batch_size: int | None = None,
     ) -> None:
         require_at_least(4, num_times=num_times, pilot_times=pilot_times)
