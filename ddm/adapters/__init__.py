@@ -7,7 +7,7 @@ from ddm.adapters.check import check_model
 from ddm.adapters.diffusion_gemma import DiffusionGemma
 from ddm.adapters.duo import DUO
 from ddm.adapters.guided import Guided
-from ddm.adapters.hand_over import counts_per_step, flow_matching_grid
+from ddm.adapters.hand_over import counts_per_step, flow_matching_grid, sglang_config
 from ddm.adapters.llada import LLaDA
 from ddm.adapters.load import Loaded, load
 from ddm.adapters.masked_lm import MaskedLM
@@ -42,4 +42,5 @@ __all__ = [
     "load",
     "optimize_blocks",
     "sample_blocks",
+    "sglang_config",
 ]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ddm.functional import require_at_least
 from ddm.process import ForwardProcess
 from ddm.schedule import Schedule, times_of
 
@@ -30,6 +31,23 @@ def counts_per_step(
     left = process.masks_left(times_of(schedule), torch.tensor(numbers))
     counts: list[list[int]] = (-left.diff(dim=0)).T.tolist()
     return counts
+
+
+def sglang_config(process: ForwardProcess, schedule: Schedule, block_length: int) -> str:
+    """Return the YAML file of `scripts/sglang_counts.py`, an algorithm for SGLang.
+
+    It holds the block size and, for every number of masks that a block may have (its first tokens
+    may belong to the prompt), how many of them each call reveals.
+
+    Args:
+        process: The forward process of the denoiser that the schedule is for.
+        schedule: A schedule of one block, or its times.
+        block_length: Tokens of a block, 32 for LLaDA2.
+    """
+    require_at_least(1, block_length=block_length)
+    counts = counts_per_step(process, schedule, range(1, block_length + 1))
+    rows = "".join(f"  - {[n for n in row if n]}\n" for row in counts)
+    return f"block_size: {block_length}\ncounts:\n{rows}"
 
 
 def flow_matching_grid(process: ForwardProcess, schedule: Schedule) -> Float[Tensor, " T"]:
