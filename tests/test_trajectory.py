@@ -204,9 +204,9 @@ def test_side_by_side():
     """Pictures stand beside each other, from the top, each under its title."""
     figures = {name: Figure(figsize=(1, high)) for name, high in (("a", 1), ("b", 2))}
     picture = side_by_side(figures, space=10)
-    assert picture.shape == (230, 220, 3)
-    assert [figure.get_suptitle() for figure in figures.values()] == ["a", "b"]
-    assert (picture[130:, :100] == 255).all()
+    assert picture.shape == (225, 220, 3)
+    assert (picture[:25] < 128).any()  # titles
+    assert (picture[125:, :100] == 255).all()
 
 
 def test_numbers_of_countdown():
