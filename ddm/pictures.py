@@ -20,6 +20,8 @@ from torch.nn.functional import pad
 from ddm.files import replacing
 
 NUM_PITCHES = 128
+WIDEST = 800
+"""Pixels of a picture that can still be read in a narrow card."""
 
 
 def token_figure(tokens: Int[Tensor, "B L"], vocab_size: int) -> Figure:
@@ -219,22 +221,23 @@ def pixels(figure: Figure, dpi: int = 100) -> UInt8[np.ndarray, "height width 3"
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def side_by_side(
-    figures: Mapping[str, Figure], space: int = 24
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Return figures as one picture, from left to right, each under its title."""
+def together(figures: Mapping[str, Figure]) -> UInt8[np.ndarray, "height width 3"]:
+    """Return figures as one picture, each under its title: side by side, wide ones stacked."""
     parts = []
     for title, figure in figures.items():
         picture = pixels(figure)
         strip = Figure(figsize=(picture.shape[1] / 100, 0.25))
         strip.text(0.01, 0.3, title, fontsize=9, parse_math=False)
         parts.append(np.concatenate([pixels(strip)[:, : picture.shape[1]], picture]))
-    height = max(len(part) for part in parts)
-    padded = [
-        np.pad(part, ((0, height - len(part)), (0, space), (0, 0)), constant_values=255)
-        for part in parts
-    ]
-    return np.concatenate(padded, axis=1)
+    along = int(sum(part.shape[1] for part in parts) <= WIDEST)
+    across = max(part.shape[1 - along] for part in parts)
+    return np.concatenate([_padded(part, across, 1 - along) for part in parts], axis=along)
+
+
+def _padded(picture: UInt8[np.ndarray, "h w 3"], size: int, axis: int) -> UInt8[np.ndarray, "..."]:
+    """Return a picture with white up to a size along an axis."""
+    widths = [(0, size - picture.shape[k] if k == axis else 0) for k in range(3)]
+    return np.pad(picture, widths, constant_values=255)
 
 
 def _label_states(axes: Axes, times: Float[Tensor, " T"]) -> None:

@@ -13,7 +13,7 @@ from ddm.denoisers import MarkovChainDenoiser
 from ddm.files import replacing
 from ddm.noise import Cosine, Geometric, LogLinear
 from ddm.orders import Random, Spaced
-from ddm.pictures import pixels, side_by_side
+from ddm.pictures import pixels, together
 from ddm.samplers import Analytic, Reveal, Trajectory
 from ddm.schedules.beside import schedules_of
 
@@ -73,7 +73,7 @@ def gallery() -> np.ndarray:
         {"Masks, 32 calls: colors say which call wrote what": text.arrival_figure(written)},
         {"Uniform kernel, 32 calls: tunes that go on from a scale": pianoroll_arrivals(played)},
     ]
-    parts = [side_by_side(row) for row in rows]
+    parts = [together(row) for row in rows]
     width = max(part.shape[1] for part in parts)
     wide = [
         np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255)
@@ -137,7 +137,9 @@ def noised(axes: Axes, process: ddm.ForwardProcess, x: Tensor) -> None:
 def save(picture: np.ndarray, name: str, width: int = 1000) -> None:
     """Write a picture of a given width with 128 colors."""
     image = Image.fromarray(picture)
-    image = image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
+    image = image.resize(
+        (width, round(image.height * width / image.width)), Image.Resampling.LANCZOS
+    )
     with replacing(FOLDER / name) as unfinished:
         image.quantize(128).save(unfinished, format="png", optimize=True)
     print("written:", FOLDER / name)
