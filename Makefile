@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test fuzz soak mutants release-check demo results results-gpu clean
+.PHONY: help install lint format test docs fuzz soak mutants release-check demo results results-gpu clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -9,6 +9,7 @@ FILES ?= $(wildcard ddm/schedules/optimal/[a-z]*.py)
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DOCS_INSTALLED := .venv/.docs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,14 @@ format: $(INSTALLED) ## Apply the fixes that ruff can make by itself
 # One thread per worker: torch would otherwise start as many threads as cores in each of them.
 test: $(INSTALLED) ## Run the tests (WORKERS=2 processes; PYTEST_ARGS="-m 'not slow'")
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: $(DOCS_INSTALLED) ## Build the manual in build/docs; a warning or a broken link is an error
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo 'open build/docs/index.html'
 
 mutants: $(INSTALLED) ## Change the code a little and list what no test notices (FILES=...)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(FILES)

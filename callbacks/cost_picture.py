@@ -25,13 +25,13 @@ def plot_update_costs(updates: Sequence[Mapping[str, Any]], table: CostTable) ->
         updates: See `JYSScheduleCallback.updates`.
         table: The table of the last update, which predicts the cost of any number of steps.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _candidates(left, updates[-1], table)
-    _history(right, updates)
+    figure = Figure(figsize=(5, 5.5), layout="constrained")
+    above, below = figure.subplots(2, 1)
+    _candidates(above, updates[-1], table)
+    _history(below, updates)
     numbers = [row["num_steps"] for row in updates[-1]["schedules"]]
     steps = sorted({update["step"] for update in updates})
-    for axes, ticks in ((left, numbers), (right, steps[:: max(1, len(steps) // 6)])):
+    for axes, ticks in ((above, numbers), (below, steps[:: max(1, len(steps) // 6)])):
         axes.set_xscale("log")
         if any(np.nanmax(line.get_ydata(), initial=0.0) > 0 for line in axes.lines):
             axes.set_yscale("log")
@@ -39,7 +39,7 @@ def plot_update_costs(updates: Sequence[Mapping[str, Any]], table: CostTable) ->
         axes.tick_params(labelsize=8)
         axes.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
-    left.set_ylabel("excess cost, weighted nats per sequence", fontsize=8)
+    figure.supylabel("excess cost, weighted nats per sequence; less is better", fontsize=8)
     return figure
 
 
@@ -55,7 +55,7 @@ def _candidates(axes: Axes, update: Mapping[str, Any], table: CostTable) -> None
         at = [n * 1.06 ** (place - 1.5) for n in numbers]
         costs = [_positive(row["costs"].get(name, np.nan)) for row in rows]
         axes.plot(at, costs, marker, color=COLORS[name], markersize=5, label=name)
-    title = f"candidates at step {update['step']:,}, measured on held-out sequences"
+    title = f"at step {update['step']:,}: candidates on held-out sequences"
     axes.set_title(title, fontsize=8, loc="left")
     axes.set_xlabel("number of steps", fontsize=8)
     axes.legend(frameon=False, fontsize=8)
@@ -73,7 +73,7 @@ def _history(axes: Axes, updates: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(steps, uniform, ":", color=color, linewidth=1, marker=".", markersize=3)
         label = f"{row['num_steps']} steps"
         axes.plot(steps, kept, color=color, marker=".", markersize=5, label=label)
-    axes.set_title("kept (lines) and uniform (dotted) while training", fontsize=8, loc="left")
+    axes.set_title("while training: kept (lines) and uniform (dotted)", fontsize=8, loc="left")
     axes.set_xlabel("training step", fontsize=8)
     axes.legend(frameon=False, fontsize=8)
 

@@ -162,6 +162,11 @@ class JYSScheduleCallback(Callback):
         """
         return self._history.entries()
 
+    @property
+    def updates(self) -> list[dict[str, Any]]:
+        """The updates, one dictionary for each of them; what `plot_overview` draws."""
+        return self._history.updates
+
     def state_dict(self) -> dict[str, Any]:
         """Return schedules, table and history as plain numbers."""
         return {

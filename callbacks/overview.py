@@ -39,7 +39,7 @@ def plot_overview(updates: Sequence[Mapping[str, Any]]) -> Figure:
     last = updates[-1]["schedules"]
     chosen = np.linspace(0, len(last) - 1, min(len(last), MOST_PANELS)).round().astype(int)
     num_rows = 1 if len(chosen) == 1 else 2
-    figure = Figure(figsize=(6, 4), dpi=100)
+    figure = Figure(figsize=(5, 3.9))
     grid = figure.subplots(
         num_rows, -(-len(chosen) // num_rows), sharex=True, sharey=True, squeeze=False
     )
@@ -64,9 +64,14 @@ def plot_overview(updates: Sequence[Mapping[str, Any]]) -> Figure:
         handletextpad=0.1,
         columnspacing=1.0,
     )
-    figure.text(0.01, 0.025, "blue: where steps belong; squares: what was kept", fontsize=8)
+    figure.text(0.01, 0.025, "blue: steps belong here; kept:", fontsize=8)
     figure.text(0.98, 0.085, "training step", fontsize=8, ha="right")
-    figure.text(0.01, 0.965, "t (1 is noise, 0 is data)", fontsize=8)
+    figure.text(
+        0.01,
+        0.965,
+        "t (1 is noise, 0 is data); the cost is compared with that of uniform steps",
+        fontsize=8,
+    )
     return figure
 
 
@@ -104,7 +109,7 @@ def _panel(
     colors = [COLORS.get(row["winner"], "k") for row in rows]
     axes.scatter(steps, np.full(len(rows), 1.05), 14, colors, marker="s", clip_on=False)
     gain = rows[-1]["gain"]
-    words = f"{gain:.0%} less cost than uniform" if gain > 0 else "no gain over uniform"
+    words = f"{gain:.0%} less cost" if gain > 0 else "no gain"
     axes.set_title(f"{number} step{'s' * (number > 1)}: {words}", fontsize=8, loc="left", pad=9)
     axes.set_xscale("log")
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1))

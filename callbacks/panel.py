@@ -15,7 +15,6 @@ from PIL import Image
 
 from ddm.denoisers import Denoiser
 from ddm.files import replacing
-from ddm.functional import describe
 
 MASK_SIGN = "\u2591"
 """Stands for U+FFFD, which looks like an error."""
@@ -67,8 +66,8 @@ def settings_of(trainer: Trainer, module: LightningModule, denoiser: Denoiser) -
     network = getattr(denoiser, "backbone", denoiser)
     return {
         "data": type(data).__name__ if data is not None else "loader",
-        "kernel": describe(denoiser.process.kernel),
-        "noise": describe(denoiser.process.noise),
+        "kernel": type(denoiser.process.kernel).__name__,
+        "noise": type(denoiser.process.noise).__name__,
         "network": type(network).__name__,
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "optimizer": type(trainer.optimizers[0]).__name__,

@@ -15,7 +15,7 @@ from ddm.callbacks.panel import as_code, show
 from ddm.datamodules import SequenceDataModule
 from ddm.functional import require_at_least
 from ddm.module import DiscreteDiffusion
-from ddm.pictures import pixels, side_by_side, token_figure, trajectory_figure
+from ddm.pictures import pixels, together, token_figure, trajectory_figure
 from ddm.samplers import Trajectory
 from ddm.schedules import SamplingSchedule
 
@@ -172,7 +172,7 @@ class SampleLogger(Callback):
         if self.num_shown:
             draw = data.samples_figure if data else lambda x: token_figure(x, vocab_size)
             pictures = {title: draw(tokens) for title, tokens in shown.items()}
-            show(loggers, tag, side_by_side(pictures), step)
+            show(loggers, tag, together(pictures), step)
             texts = {title: data.samples_text(x) for title, x in shown.items()} if data else {}
             if any(texts.values()):
                 parts = [f"**{title}**\n\n{as_code(text)}" for title, text in texts.items()]

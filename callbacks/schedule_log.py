@@ -19,6 +19,8 @@ from ddm.schedules import CostTable
 
 # Sorts before "samples", so that the schedules stand first.
 SECTION = "optimized_schedule"
+DPI = 120
+"""Figures of five inches then fill the narrow cards of TensorBoard, with legible letters."""
 
 
 def open_panel(
@@ -62,8 +64,8 @@ def log_pictures(trainer: Trainer, updates: Sequence[Mapping[str, Any]], table: 
     if not trainer.loggers:
         return
     shown: dict[str, np.ndarray | str] = {
-        "overview": pixels(plot_overview(updates)),
-        "cost": pixels(plot_update_costs(updates, table)),
+        "overview": pixels(plot_overview(updates), DPI),
+        "cost": pixels(plot_update_costs(updates, table), DPI),
         "decisions": decisions(updates[-1]),
     }
     for name, content in shown.items():
@@ -71,20 +73,24 @@ def log_pictures(trainer: Trainer, updates: Sequence[Mapping[str, Any]], table: 
 
 
 def decisions(update: Mapping[str, Any]) -> str:
-    """Return what an update decided, as a table in Markdown."""
+    """Return what an update decided, as a table in Markdown, and the times that are kept."""
     names = sorted({name for row in update["schedules"] for name in row["costs"]})
     lines = [
         f"Step {update['step']}: costs in weighted nats per sequence, on held-out sequences.",
         "",
-        f"| steps | kept | gain over uniform | {' | '.join(names)} | times |",
-        "|" + "---|" * (4 + len(names)),
+        f"| steps | kept | gain over uniform | {' | '.join(names)} |",
+        "|" + "---|" * (3 + len(names)),
     ]
+    times = ["", "Times that are kept:", ""]
     for row in update["schedules"]:
         costs = [f"{row['costs'][n]:.4g}" if n in row["costs"] else "" for n in names]
-        times = " ".join(f"{t:.3f}" for t in row["times"])
-        cells = [str(row["num_steps"]), row["winner"], gain_in_words(row), *costs, times]
+        cells = [str(row["num_steps"]), row["winner"], gain_in_words(row), *costs]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        numbers = [f"{t:.3f}" for t in row["times"]]
+        for k in range(0, len(numbers), 12):
+            number = "" if k else f"{row['num_steps']} steps"
+            times.append(f"    {number:10s}{' '.join(numbers[k : k + 12])}")
+    return "\n".join([*lines, *times])
 
 
 def summary(update: Mapping[str, Any]) -> str:

@@ -179,7 +179,7 @@ class Images(SequenceDataModule):
     def samples_figure(self, tokens: Int[Tensor, "B L"]) -> Figure:
         """Return samples as one picture."""
         grid = self._grid(tokens).permute(1, 2, 0).numpy()
-        figure = Figure(figsize=(5, 0.4 + 5 * len(grid) / grid.shape[1]), layout="constrained")
+        figure = Figure(figsize=(3.5, 3.5 * len(grid) / grid.shape[1]), layout="constrained")
         axes = figure.add_subplot()
         axes.imshow(grid, interpolation="nearest")
         axes.axis("off")

@@ -13,10 +13,10 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ddm.pictures import NUM_PITCHES, used_pitches
+from ddm.pictures import NUM_PITCHES, shown, used_pitches
 
-LETTER = 9 / 72
-"""Height of a letter in inches; those of one width are .602 of it wide."""
+LETTER = 0.08 / 0.602
+"""Height of letters in inches. They are .602 of it wide, which is to be whole pixels."""
 
 
 def last_changes(states: Int[Tensor, "T M L"]) -> Int[Tensor, "M L"]:
@@ -54,7 +54,7 @@ def text_arrivals(states: Int[Tensor, "T M L"], pieces: Sequence[Sequence[str]])
     steps, width = last_changes(states).numpy(), 100
     lines, rows = [], []
     for row, tokens in zip(steps, pieces, strict=True):
-        text = "".join(tokens)
+        text = shown("".join(tokens))
         spread = np.repeat(row, [len(piece) for piece in tokens])
         for start in range(0, max(len(text), 1), width):
             lines.append(text[start : start + width])
@@ -87,8 +87,8 @@ def image_arrivals(states: Int[Tensor, "T M L"], images: UInt8[Tensor, "M C H W"
     grid = figure.subplots(2, num, squeeze=False)
     colors, norm = _colors(len(states) - 1)
     for k in range(num):
-        shown = images[k].expand(3, -1, -1).permute(1, 2, 0).numpy()
-        grid[0, k].imshow(shown, interpolation="nearest")
+        image = images[k].expand(3, -1, -1).permute(1, 2, 0).numpy()
+        grid[0, k].imshow(image, interpolation="nearest")
         grid[1, k].imshow(steps[k], interpolation="nearest", cmap=colors, norm=norm)
     for axes in grid.flat:
         axes.axis("off")
@@ -127,7 +127,7 @@ def _legend(figure: Figure, axes: Axes | list[Axes], num_steps: int, white: floa
     bar = figure.colorbar(
         matplotlib.cm.ScalarMappable(norm, colors), orientation="horizontal", **place
     )
-    shown = sorted({0, 1, *np.linspace(0, num_steps, 9).round().astype(int).tolist()})
-    bar.set_ticks(shown, labels=[str(k) for k in shown])
+    ticks = sorted({0, 1, *np.linspace(0, num_steps, 9).round().astype(int).tolist()})
+    bar.set_ticks(ticks, labels=[str(k) for k in ticks])
     bar.set_label("step that set the token; 0: as it was", size=8)
     bar.ax.tick_params(labelsize=8, length=0)

@@ -130,20 +130,39 @@ def summarize(cells: Cells) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["metric"], row["num_steps"]))
 
 
-def plot_metric(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
-    """Draw one metric against the number of steps, a line with error bars per schedule."""
+def plot_metric(
+    rows: Sequence[Mapping[str, Any]],
+    metric: str,
+    *,
+    higher_is_better: bool | None = None,
+    real: float | None = None,
+) -> Figure:
+    """Draw one metric against the number of steps, a line with error bars per schedule.
+
+    Args:
+        rows: See `summarize`.
+        metric: Its name.
+        higher_is_better: What the axis says; nothing for None.
+        real: The value of held-out data, a horizontal line.
+    """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     mine = [row for row in rows if row["metric"] == metric]
-    for name in dict.fromkeys(row["schedule"] for row in mine):
+    names = list(dict.fromkeys(row["schedule"] for row in mine))
+    for place, name in enumerate(names):
         line = [row for row in mine if row["schedule"] == name]
-        steps, means = [row["num_steps"] for row in line], [row["mean"] for row in line]
+        # Side by side, or error bars would hide each other.
+        steps = [row["num_steps"] * 1.04 ** (place - (len(names) - 1) / 2) for row in line]
+        means = [row["mean"] for row in line]
         bars = np.nan_to_num([row["half_width_95"] for row in line])
         axes.errorbar(steps, means, bars, marker=".", capsize=2, label=name)
+    if real is not None:
+        axes.axhline(real, color="0.5", linewidth=1, linestyle="--", label="held-out data")
     axes.set_xscale("log", base=2)
-    steps = sorted({row["num_steps"] for row in mine})
-    axes.set_xticks(steps, labels=[str(n) for n in steps])
-    axes.set(xlabel="sampling steps", ylabel=metric)
+    ticks = sorted({row["num_steps"] for row in mine})
+    axes.set_xticks(ticks, labels=[str(n) for n in ticks])
+    better = {True: " (higher is better)", False: " (lower is better)", None: ""}
+    axes.set(xlabel="sampling steps", ylabel=metric + better[higher_is_better])
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure

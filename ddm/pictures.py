@@ -1,5 +1,6 @@
 """Pictures of tokens, outside of pyplot's global state."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from torch.nn.functional import pad
 from ddm.files import replacing
 
 NUM_PITCHES = 128
+WIDEST = 800
+"""Pixels of a picture that can still be read in a narrow card."""
 
 
 def token_figure(tokens: Int[Tensor, "B L"], vocab_size: int) -> Figure:
@@ -73,7 +76,7 @@ def text_figure(text: str, width: int = 140) -> Figure:
     """
     lines = [
         line[start : start + width]
-        for line in text.replace("\ufffd", "\u2591").splitlines()
+        for line in shown(text).splitlines()
         for start in range(0, max(len(line), 1), width)
     ][:150]  # a page of it takes a second
     letter = 7 / 72  # inches; the font is .602 of it wide
@@ -83,6 +86,12 @@ def text_figure(text: str, width: int = 140) -> Figure:
     # A dollar is no formula here.
     figure.text(0.1 / size[0], 1 - 0.1 / size[1], "\n".join(lines), style, parse_math=False)
     return figure
+
+
+def shown(text: str) -> str:
+    """Return text with shaded masks, U+FFFD, and dots for what has no glyph."""
+    text = text.replace("\ufffd", "\u2591")
+    return "".join(c if c.isprintable() or c == "\n" else "\u00b7" for c in text)
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 120) -> Path:
@@ -206,27 +215,29 @@ def pixels(figure: Figure, dpi: int = 100) -> UInt8[np.ndarray, "height width 3"
     """Return a figure as pixels."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def side_by_side(
-    figures: Mapping[str, Figure], space: int = 24
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Return figures as one picture, from left to right, each under its title."""
+def together(figures: Mapping[str, Figure]) -> UInt8[np.ndarray, "height width 3"]:
+    """Return figures as one picture, each under its title: side by side, wide ones stacked."""
     parts = []
     for title, figure in figures.items():
-        if figure.get_layout_engine() is None:  # room for the title
-            width, height = figure.get_size_inches()
-            figure.set_size_inches(width, height + 0.3)
-        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-        parts.append(pixels(figure))
-    height = max(len(part) for part in parts)
-    padded = [
-        np.pad(part, ((0, height - len(part)), (0, space), (0, 0)), constant_values=255)
-        for part in parts
-    ]
-    return np.concatenate(padded, axis=1)
+        picture = pixels(figure)
+        strip = Figure(figsize=(picture.shape[1] / 100, 0.25))
+        strip.text(0.01, 0.3, title, fontsize=9, parse_math=False)
+        parts.append(np.concatenate([pixels(strip)[:, : picture.shape[1]], picture]))
+    along = int(sum(part.shape[1] for part in parts) <= WIDEST)
+    across = max(part.shape[1 - along] for part in parts)
+    return np.concatenate([_padded(part, across, 1 - along) for part in parts], axis=along)
+
+
+def _padded(picture: UInt8[np.ndarray, "h w 3"], size: int, axis: int) -> UInt8[np.ndarray, "..."]:
+    """Return a picture with white up to a size along an axis."""
+    widths = [(0, size - picture.shape[k] if k == axis else 0) for k in range(3)]
+    return np.pad(picture, widths, constant_values=255)
 
 
 def _label_states(axes: Axes, times: Float[Tensor, " T"]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ddm.commands import COMMANDS, parsers
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -46,7 +46,7 @@ def test_shell_blocks_name_what_exists(code):
 
 def test_pages_link_to_what_exists():
     """Every relative link of a page leads somewhere."""
-    for page in [*PAGES, *(ROOT / "docs" / "results").glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

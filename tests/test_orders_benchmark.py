@@ -91,6 +91,7 @@ def test_orders_run(benchmarks, monkeypatch):
 
 
 def small(seed, num):
+    """Return the exact chain in place of a trained network."""
     law = countdown_chain(orders.VOCAB_SIZE, orders.SMOOTHING)
     denoiser, _ = orders.exact_chain()
     return denoiser, sample_chain(*law, 16, 12, seeded(seed)), num, seed

@@ -11,6 +11,7 @@ import pytest
 
 from ddm.commands.parsers import SCHEDULES
 from ddm.datamodules import CountDown
+from ddm.evaluation import plot_metric
 from ddm.files import read_json, write_json
 from ddm.schedules import JumpYourSteps, OptimalSteps, Optimized
 
@@ -154,6 +155,21 @@ def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
     write_json(tmp_path / "evaluation.json", content)
     assert evaluate.main(arguments)["jys/4"]["1"] == lost
     assert len(calls) == 1
+
+
+def test_pictures_of_metrics_say_what_is_good():
+    """The axis says which way is better, a line what real data get, and no bars hide others."""
+    rows = [
+        {"metric": "m", "schedule": name, "num_steps": n, "mean": 1.0, "half_width_95": 0.1}
+        for name in ("a", "b")
+        for n in (4, 8)
+    ]
+    (axes,) = plot_metric(rows, "m", higher_is_better=False, real=0.5).axes
+    assert axes.get_ylabel() == "m (lower is better)"
+    places = [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
+    assert len(places) == len(set(places))
+    (real,) = (line for line in axes.lines if line.get_label() == "held-out data")
+    assert set(real.get_ydata()) == {0.5}
 
 
 def test_sample_refuses_the_schedule_of_another_kernel(checkpoint, tmp_path, capsys):

@@ -13,8 +13,8 @@ from ddm.denoisers import ExactDenoiser
 from ddm.noise import LogLinear
 from ddm.pictures import (
     pianoroll_trajectory_figure,
-    side_by_side,
     text_figure,
+    together,
     trajectory_figure,
     used_pitches,
 )
@@ -200,13 +200,15 @@ def test_arrivals_have_a_color_per_step(tmp_path):
     assert len({tuple(color) for color in lines.get_colors()}) == 2
 
 
-def test_side_by_side():
-    """Pictures stand beside each other, from the top, each under its title."""
-    figures = {name: Figure(figsize=(1, high)) for name, high in (("a", 1), ("b", 2))}
-    picture = side_by_side(figures, space=10)
-    assert picture.shape == (230, 220, 3)
-    assert [figure.get_suptitle() for figure in figures.values()] == ["a", "b"]
-    assert (picture[130:, :100] == 255).all()
+@pytest.mark.parametrize(("width", "shape"), [(1, (225, 200, 3)), (5, (350, 500, 3))])
+def test_pictures_stand_together(width, shape):
+    """Side by side, or one below the other where they are wide; each under its title."""
+    figures = {name: Figure(figsize=(width, high)) for name, high in (("a", 1), ("b", 2))}
+    picture = together(figures)
+    assert picture.shape == shape
+    assert (picture[:25, :50] < 128).any()  # the first title
+    if width == 1:
+        assert (picture[125:, :100] == 255).all()
 
 
 def test_numbers_of_countdown():

@@ -176,12 +176,33 @@ def show(row: Mapping[str, Any] | None) -> str:
     return f"{row['mean']:.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
 
 
-def report(rows: Sequence[Mapping[str, Any]], num_seeds: int, out: Path) -> None:
-    """Print a table for every metric, and draw it."""
+def report(
+    rows: Sequence[Mapping[str, Any]],
+    num_seeds: int,
+    out: Path,
+    data: SequenceDataModule,
+    num_samples: int,
+) -> None:
+    """Print a table for every metric, and draw it beside the value of held-out data."""
     shown = list(dict.fromkeys(row["schedule"] for row in rows))
+    better = {name: metric.higher_is_better for name, metric in data.metrics().items()}
+    held_out, reference = data.val_tokens[:num_samples], data.test_tokens[:num_samples]
+    num = min(len(held_out), len(reference))
+    real = data.measure(held_out[:num].long(), reference[:num].long())
+    words = {True: "higher is better, ", False: "lower is better, ", None: ""}
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        save_figure(plot_metric(rows, metric), out / f"{metric}.png")
-        print(f"\n{metric} (mean ± half of the 95 % interval, {num_seeds} seed(s))")
+        value = float(real.get(metric, math.nan))
+        figure = plot_metric(
+            rows,
+            metric,
+            higher_is_better=better.get(metric),
+            real=None if math.isnan(value) else value,
+        )
+        save_figure(figure, out / f"{metric}.png")
+        print(
+            f"\n{metric} ({words[better.get(metric)]}held-out data {value:.4f}; mean ± half of "
+            f"the 95 % interval, {num_seeds} seed(s))"
+        )
         print(f"{'N':>4s}", *(f"{name:>19s}" for name in shown))
         table = {(r["num_steps"], r["schedule"]): r for r in rows if r["metric"] == metric}
         for n in sorted({n for n, _ in table}):
@@ -224,6 +245,6 @@ def main(args: list[str]) -> Cells:
 
     rows = summarize(cells)
     write_rows(out / "evaluation.csv", rows)
-    report(rows, max(map(len, cells.values()), default=0), out)
+    report(rows, max(map(len, cells.values()), default=0), out, data, options.num_samples)
     print("\nwritten:", path, out / "evaluation.csv", f"{out}/*.png")
     return cells

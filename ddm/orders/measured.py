@@ -169,7 +169,7 @@ def measure_dependence(
 
 
 def averaged_over_offsets(dependence: Float[Tensor, "L L"]) -> Float[Tensor, "L L"]:
-    """Return the matrix whose entries depend on |i - j| alone: its profile over offsets.
+    """Return the matrix whose entries depend on `|i - j|` alone: its profile over offsets.
 
     Fewer numbers are measured better; right where all positions are alike, as in text.
     """
