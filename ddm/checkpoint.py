@@ -119,13 +119,26 @@ def check_data(data: LightningDataModule | None, *, vocab_size: object, length: 
             )
 
 
-def check_checkpoint(checkpoint: str | Path, *, trust: Sequence[str] = ()) -> None:
+def check_checkpoint(
+    checkpoint: str | Path, *, trust: Sequence[str] = (), resume: bool = False
+) -> None:
     """Refuse a checkpoint that `load_model` or `load_data` would refuse, before anything is made.
 
+    Args:
+        checkpoint: The file.
+        trust: See `load_model`.
+        resume: Whether a training is to go on from there.
+
     Raises:
-        ValueError: The file is missing, damaged, no such checkpoint, or names other classes.
+        ValueError: The file is missing, damaged, no such checkpoint, names other classes, or holds
+            weights alone where a training is to go on.
     """
     content = _read(checkpoint)
+    if resume and not {"optimizer_states", "lr_schedulers", "loops"} <= content.keys():
+        raise ValueError(
+            f"`ckpt_path` must hold the state of a training that goes on, but '{checkpoint}' holds "
+            "the model alone, as `ddm export` leaves it; take one that training wrote."
+        )
     for name in ("hyper_parameters", "datamodule_hyper_parameters"):
         check_trust(content.get(name), trust)
 

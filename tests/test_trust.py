@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ddm.checkpoint import check_checkpoint, check_data, load_data, load_model
+from ddm.commands import train
 from ddm.datamodules import BPE, Text
 from ddm.trust import TORCH, UntrustedError, class_paths, make, resolve
 
@@ -192,6 +193,7 @@ def test_resuming_runs_nothing(content, sentinel, monkeypatch, capsys):
     from train import main
 
     put(content[MODEL], "kernel", THING)
+    content |= {"optimizer_states": [], "lr_schedulers": [], "loops": {}}
     torch.save(content, "crafted.ckpt")
     arguments = ["fit", f"--config={ROOT / 'configs' / 'countdown.yaml'}"]
     with pytest.raises(SystemExit):
@@ -202,6 +204,36 @@ def test_resuming_runs_nothing(content, sentinel, monkeypatch, capsys):
         main([*arguments, "--ckpt_path=crafted.ckpt"])
     assert "is damaged or something else" in capsys.readouterr().err
     assert not sentinel.exists()
+
+
+NAMED = ("sentinel.Thing", "{class_path: sentinel.Thing}", "sentinel.yaml", "sentinel.run")
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("name", NAMED)
+def test_resuming_imports_no_name(command, name, content, sentinel, monkeypatch):
+    """A string in a checkpoint stays one, though the same one on the command line is a class."""
+    monkeypatch.setattr(train.CommandLine, "_run_subcommand", lambda *args: None)
+    content |= {"optimizer_states": [], "lr_schedulers": [], "loops": {}}
+    inside = {"class_path": "ddm.samplers.Reveal", "init_args": {"order": name}}
+    settings = content[MODEL]
+    for place in ("kernel", "noise", "denoiser", "backbone", "optimizer", "lr_scheduler"):
+        settings[place] = name
+    torch.save(content, "crafted.ckpt")
+    arguments = [command, "--config=countdown", "--ckpt_path=crafted.ckpt"]
+    train.main(arguments)
+    settings |= {"kernel": {}, "sampler": inside}
+    torch.save(content, "crafted.ckpt")
+    train.main(arguments)
+    assert not sentinel.exists()
+    assert "sentinel" not in sys.modules
+
+
+def test_weights_alone_are_not_resumed(capsys):
+    """A training needs the state of its optimizer; what `ddm export` leaves is refused by name."""
+    with pytest.raises(SystemExit):
+        train.main(["fit", "--config=countdown", f"--ckpt_path={GOOD}"])
+    assert "`ckpt_path` must hold the state of a training" in capsys.readouterr().err
 
 
 def test_trusted_packages(content, sentinel):

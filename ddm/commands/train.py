@@ -66,25 +66,27 @@ class CommandLine(LightningCLI):
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and remember what was asked for.
+        """Parse, and check the checkpoint that is named.
 
-        A checkpoint may name the classes that the command line names, and those of ddm.
+        It may name the classes that the command line names, and those of ddm.
         """
         assert isinstance(args, list)  # the method of LightningCLI warns of all but None
         self.config = parser.parse_args(args)
-        self.asked = self.config.clone()
-        asked = self.asked.get(self.asked.get("subcommand") or "", self.asked)
+        asked = self.config.get(self.config.get("subcommand") or "", self.config)
         if (checkpoint := asked.get("ckpt_path")) and Path(checkpoint).is_file():
-            check_checkpoint(checkpoint, trust=[*map(str, class_paths(asked.as_dict()))])
+            check_checkpoint(
+                checkpoint,
+                trust=[*map(str, class_paths(asked.as_dict()))],
+                resume=self.config.get("subcommand") == "fit",
+            )
 
-    def before_instantiate_classes(self) -> None:
+    def _parse_ckpt_path(self) -> None:
         """Build the model that was asked for.
 
         With `--ckpt_path` Lightning replaces all settings of the model by those of the checkpoint,
-        without a word. Here a checkpoint of another kernel is an error instead.
+        without a word, and imports what their strings name to see whether it is a class. Here no
+        setting of the file is read, and a checkpoint of another kernel is an error.
         """
-        key = f"{self.subcommand}.model"
-        self.config[key] = self.asked[key]
 
     def after_instantiate_classes(self) -> None:
         """Refuse what was asked for, and the data say otherwise: a link overrides it in silence.
@@ -92,7 +94,7 @@ class CommandLine(LightningCLI):
         Raises:
             ValueError: They differ.
         """
-        asked = self.asked.get(self.subcommand, self.asked)
+        asked = self.config[self.subcommand]
         for name, target in (*LINKS.items(), ("shape", "model.backbone.init_args.shape")):
             given, theirs = asked.get(target), getattr(self.datamodule, name, None)
             if None not in (given, theirs) and _plain(given) != _plain(theirs):
