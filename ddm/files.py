@@ -96,7 +96,7 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object, without the marks of `write_json`; files without marks are read, too.
+    """Read a JSON object, without the marks of `write_json`; files without any are read, too.
 
     Raises:
         ValueError: There is no such file, or it is damaged, edited, or of a later format.
@@ -117,9 +117,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"`{path}` must hold a JSON object, got {type(content).__name__}.")
-    if "checksum" not in content:
+    if not {"format", "checksum"} & content.keys():
         return content
-    version, checksum = content.pop("format", None), content.pop("checksum")
+    version, checksum = content.pop("format", None), content.pop("checksum", None)
     if version != JSON_FORMAT:
         raise ValueError(
             f"`{path}` must have the format {JSON_FORMAT}, got {version!r}; read it with the "
@@ -128,7 +128,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if checksum != _checksum(content):
         raise ValueError(
             f"`{path}` must hold what its checksum says, but it is damaged or was edited; write it "
-            "again, or delete its `checksum` if the content is as you want it."
+            "again, or delete its `format` and `checksum` if the content is as you want it."
         )
     return content
 

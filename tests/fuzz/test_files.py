@@ -39,20 +39,15 @@ def test_bytes_of_files(optimized: Optimized, tmp_path) -> None:
     """A file with one other byte, or without its end, is not read: the checksum tells."""
     draw, path = random.Random("bytes"), tmp_path / "table.json"
     write_json(path, optimized.to_dict())
-    whole, content = path.read_bytes(), json.loads(json.dumps(optimized.to_dict()))
+    whole = path.read_bytes()
     for _ in range(150):
         place = draw.randrange(len(whole))
         other = draw.choice([b for b in range(256) if b != whole[place]])
         flipped = whole[:place] + bytes([other]) + whole[place + 1 :]
         for damaged in (flipped, whole[:place]):
             path.write_bytes(damaged)
-            try:
-                read = read_json(path)
-            except ValueError as error:
-                shown = str(error)
-                assert "`" in shown
-            else:  # only the name of the checksum may change: content that people write has none
-                assert b'"checksum"' not in damaged or read == content
+            with pytest.raises(ValueError, match="`"):
+                read_json(path)
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda value: str(value)[:9])
