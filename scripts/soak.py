@@ -77,17 +77,27 @@ def status(process: ForkProcess) -> int | None:
     return process.exitcode
 
 
-def disturb(calm: Path, folder: Path, draw: random.Random, usual: float) -> str:
-    """Train in a folder until a signal or a full disk stops it, and say how that went."""
-    if draw.random() < 0.3:
+def disturb(
+    calm: Path, folder: Path, kind: signal.Signals, draw: random.Random, usual: float
+) -> tuple[str, list[str]]:
+    """Train in a folder until a full disk (SIGXFSZ) or a signal stops it.
+
+    Returns:
+        How that went, and what was wrong with it: how the run may end, if not well.
+    """
+    if kind is signal.SIGXFSZ:
         size = draw.randrange((calm / "kept/last.ckpt").stat().st_size)
-        return f"files of at most {size} bytes, status {status(train(folder, size))}"
-    training, after = train(folder), draw.uniform(0.2, 1.0) * usual
-    kind = draw.choice((signal.SIGKILL, signal.SIGTERM))
-    training.join(after)
-    if training.is_alive() and training.pid is not None:
-        os.kill(training.pid, kind)
-    return f"{kind.name} after {after:.1f} s, status {status(training)}"
+        said, legal, ended = f"files of at most {size} bytes", [2], status(train(folder, size))
+    else:
+        training, after = train(folder), draw.uniform(0.2, 1.0) * usual
+        training.join(after)
+        if training.is_alive() and training.pid is not None:
+            os.kill(training.pid, kind)
+        # Before the trainer listens to signals, and once it does.
+        said, legal = f"{kind.name} after {after:.1f} s", [-kind, 128 + kind]
+        ended = status(training)
+    said += f", status {ended}"
+    return said, [] if ended in (0, *legal) else [f"{said} instead of {legal}"]
 
 
 def same(one: object, two: object) -> bool:
@@ -134,14 +144,20 @@ def evaluate_twice(folder: Path, checkpoint: Path) -> list[str]:
 def main(minutes: float, seed: int) -> list[str]:
     """Make rounds until the time is over, at least one; return what broke."""
     draw, end, number = random.Random(seed), time.monotonic() + 60 * minutes, 0
+    kinds = (signal.SIGXFSZ, signal.SIGKILL, signal.SIGTERM)
     with tempfile.TemporaryDirectory() as name:
         calm, begin = Path(name) / "calm", time.monotonic()
         broken = [] if status(train(calm)) == 0 else ["the undisturbed training failed"]
         usual = time.monotonic() - begin
         while not broken and (number == 0 or time.monotonic() < end):
-            folder, number = Path(name) / f"round_{number}", number + 1
-            done = [disturb(calm, folder, draw, usual) for _ in range(draw.randrange(1, 4))]
-            broken = compare(calm, folder) + evaluate_twice(folder, calm / "kept/last.ckpt")
+            folder, done = Path(name) / f"round_{number}", []
+            # Each kind comes first in every third round, a full disk in the first one.
+            for kind in (kinds[number % 3], *draw.choices(kinds, k=draw.randrange(3))):
+                said, wrong = disturb(calm, folder, kind, draw, usual)
+                done.append(said)
+                broken += wrong
+            broken += compare(calm, folder) + evaluate_twice(folder, calm / "kept/last.ckpt")
+            number += 1
             print(f"round {number}:", *done, *(broken or ["equal"]), sep="\n  ", flush=True)
         if broken:
             print(*(log.read_text()[-3000:] for log in Path(name).glob("*/*.log")), sep="\n")
