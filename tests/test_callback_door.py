@@ -220,7 +220,7 @@ def test_wrong_rows_are_left_out(tmp_path):
     """One row with tokens of no meaning, in a late batch, costs the updates that row alone."""
     tokens = rows(96)
     tokens[50, 3] = V + 1  # in the fourth batch of six
-    callback = foreign(num_samples=64, every_n_steps=6)
+    callback = foreign(num_samples=64, every_n_steps=6, max_share=100.0)
     with pytest.warns(UserWarning, match="1 sequences are left out"):
         trainer(tmp_path, callback, epochs=1).fit(Foreign(), DataLoader(tokens, batch_size=16))
     assert callback.history[0]["step"] == 6

@@ -123,7 +123,8 @@ def test_callback_keeps_what_was_judged():
     recent = RecentSequences(96)
     recent.add(X_0, None)
     updater = Updater(OptimalOrders([SPACED]), OptimalSteps(num_times=6, pilot_times=4), [2], 0.0)
-    found, rows = updater(DENOISER, Analytic(), recent, {}, (0,))
+    found, rows, taken = updater(DENOISER, Analytic(), recent, 96, {}, (0,))
+    assert taken == (96, found.num_calls)
     assert rows[0]["winner"] == repr(SPACED)
     assert rows[0]["gain"] > 0
     assert repr(sampler_of(found.schedules[2], Analytic())) == repr(Reveal(SPACED))
