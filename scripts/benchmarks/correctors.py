@@ -122,10 +122,10 @@ def judged(
 
 
 def counts_of(
-    denoiser: Denoiser, x_0: Tensor, numbers: Sequence[int]
+    denoiser: Denoiser, x_0: Tensor, numbers: Sequence[int], num_times: int
 ) -> dict[int, SamplingSchedule]:
     """Return the optimal counts of the spaced order."""
-    counts = OptimalCounts(num_times=24, num_tries=4)
+    counts = OptimalCounts(num_times=num_times, num_tries=4)
     generator = torch.Generator().manual_seed(0)
     return counts(denoiser, Reveal(Spaced()), x_0, numbers, generator=generator).schedules
 
@@ -142,7 +142,7 @@ def on_chain(name: str, seed: int, num_samples: int, num_data: int) -> dict[str,
     }
     if kernel.mask is not None:
         x_0, _ = data_of(law, num_data, 100 + seed)
-        schedules["counts"] = counts_of(denoiser, x_0, NUM_CALLS)
+        schedules["counts"] = counts_of(denoiser, x_0, NUM_CALLS, LENGTH + 1)
     return judged(denoiser, law, LENGTH, schedules, num_samples, seed)
 
 
@@ -163,7 +163,7 @@ def on_model(name: str, seed: int, num_samples: int) -> dict[str, Any]:
     }
     tokens = data.val_tokens.long()
     if kernel.mask is not None:
-        schedules["counts"] = counts_of(denoiser, tokens[:64], numbers)
+        schedules["counts"] = counts_of(denoiser, tokens[:64], numbers, 24)
     law = countdown_chain(kernel.vocab_size, 0.0)
     return judged(denoiser, law, tokens.shape[1], schedules, num_samples, seed)
 
