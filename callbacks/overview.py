@@ -44,7 +44,7 @@ def plot_overview(updates: Sequence[Mapping[str, Any]]) -> Figure:
         num_rows, -(-len(chosen) // num_rows), sharex=True, sharey=True, squeeze=False
     )
     # Far faster than a layout that is found by drawing.
-    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.9, wspace=0.08, hspace=0.36)
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.86, wspace=0.08, hspace=0.4)
     steps = np.array([update["step"] for update in updates], dtype=np.float64)
     density = np.array([update["density"] for update in updates])
     for axes, k in zip(grid.flat, chosen, strict=False):
@@ -66,12 +66,8 @@ def plot_overview(updates: Sequence[Mapping[str, Any]]) -> Figure:
     )
     figure.text(0.01, 0.025, "blue: steps belong here; kept:", fontsize=8)
     figure.text(0.98, 0.085, "training step", fontsize=8, ha="right")
-    figure.text(
-        0.01,
-        0.965,
-        "t (1 is noise, 0 is data); the cost is compared with that of uniform steps",
-        fontsize=8,
-    )
+    axis = "t: 1 is noise, 0 is data; costs compared with uniform steps"
+    figure.text(0.01, 0.965, axis, fontsize=8)
     return figure
 
 
