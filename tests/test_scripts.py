@@ -159,8 +159,6 @@ def test_evaluate(checkpoint, tmp_path, capsys, monkeypatch):
 
 def test_pictures_of_metrics_say_what_is_good():
     """The axis says which way is better, a line what real data get, and no bars hide others."""
-    from ddm.evaluation import plot_metric
-
     rows = [
         {"metric": "m", "schedule": name, "num_steps": n, "mean": 1.0, "half_width_95": 0.1}
         for name in ("a", "b")
