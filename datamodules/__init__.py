@@ -8,6 +8,7 @@ from ddm.datamodules.music import melody, tokens_to_midi
 from ddm.datamodules.sequences import SequenceDataModule, TokenSequences
 from ddm.datamodules.text import Text
 from ddm.datamodules.text_stream import TextStream
+from ddm.datamodules.tokenizer_file import TokenizerFile
 from ddm.datamodules.trigrams import trigram_sample
 from ddm.datamodules.vocabularies import (
     BPE,
@@ -32,6 +33,7 @@ __all__ = [
     "Text8Vocabulary",
     "TextStream",
     "TokenSequences",
+    "TokenizerFile",
     "Vocabulary",
     "chain_entropy",
     "countdown_chain",

@@ -114,7 +114,18 @@ def write_texts(folder: Path) -> None:
     text = "the quick brown fox jumps over the lazy dog\n" * 20
     for i in range(8):
         (folder / f"{i}.txt").write_text(f"{i}: {text}")
-    BPE(text, 270).tokenizer.model.save(str(folder))
+    vocabulary = BPE(text, 270)
+    vocabulary.tokenizer.model.save(str(folder))
+    vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_network(folder: Path) -> None:
+    """Write a tiny network with random weights, of the architecture of SmolLM2."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    LlamaForCausalLM(LlamaConfig(vocab_size=280, **sizes, **heads)).save_pretrained(folder)
 
 
 def write_shards(folder: Path) -> None:
@@ -145,6 +156,9 @@ def stand_in(config: dict, folder: Path) -> None:
         arguments["documents"]["init_args"]["path"] = str(folder / "shards")
         files = arguments["vocabulary"]["init_args"]
         files.update({key: str(folder / Path(files[key]).name) for key in files})
+    if "folder" in (network := config["model"]["backbone"]["init_args"]):
+        write_network(folder)
+        network["folder"] = str(folder)
     if source == "fashion_mnist":
         arguments["root"] = str(folder)
         write_idx(folder)

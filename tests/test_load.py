@@ -116,7 +116,6 @@ def test_causal_networks_see_all_tokens(adapter, tmp_path):
 
 def test_code_of_others_runs_only_if_it_is_trusted(tmp_path, monkeypatch):
     """Networks that are code in the folder are refused, and run where the user allows it."""
-    monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setattr(
         transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache")
     )

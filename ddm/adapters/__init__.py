@@ -12,8 +12,10 @@ from ddm.adapters.llada import LLaDA
 from ddm.adapters.load import Loaded, load
 from ddm.adapters.masked_lm import MaskedLM
 from ddm.adapters.mdlm import MDLM
+from ddm.adapters.pretrained_lm import PretrainedLM
 from ddm.adapters.sedd import SEDD
 from ddm.adapters.shifted_lm import ShiftedLM
+from ddm.adapters.tuning import Frozen, Full, LoRA, Tuning
 
 __all__ = [
     "DUO",
@@ -22,12 +24,17 @@ __all__ = [
     "Adapter",
     "Bidirectional",
     "DiffusionGemma",
+    "Frozen",
+    "Full",
     "Guided",
     "LLaDA",
+    "LoRA",
     "Loaded",
     "MaskedLM",
+    "PretrainedLM",
     "ShiftedLM",
     "TokenIds",
+    "Tuning",
     "block_masks",
     "check_model",
     "counts_per_step",

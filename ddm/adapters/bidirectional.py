@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -26,18 +26,27 @@ class Bidirectional(nn.Module):
         self.train(model.training)
 
     def forward(
-        self, input_ids: Int[Tensor, "B L"], attention_mask: Int[Tensor, "B L"] | None = None
+        self,
+        input_ids: Int[Tensor, "B L"] | None = None,
+        attention_mask: Int[Tensor, "B L"] | None = None,
+        inputs_embeds: Float[Tensor, "B L D"] | None = None,
     ) -> Any:  # noqa: ANN401 (whatever the network returns)
         """Call the network.
 
         Args:
             input_ids: Tokens.
             attention_mask: 1 for tokens and 0 for padding; by default all are tokens.
+            inputs_embeds: Vectors in the place of tokens.
         """
-        exists = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        inputs = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+        exists = attention_mask
+        if exists is None:
+            assert inputs is not None, "tokens or vectors"
+            exists = torch.ones_like(inputs, dtype=torch.long)
         batch, length = exists.shape
         return self.model(
             input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
             attention_mask=exists.bool()[:, None, None].expand(batch, 1, length, length),
             position_ids=(exists.cumsum(-1) - 1).clamp(min=0),
         )

@@ -77,7 +77,7 @@ def load(
         denoiser = load_layout(folder, config, layout, mask=mask, dtype=dtype)
         return Loaded(denoiser.eval(), tokenizer)
     adapter_class = adapter or family(config, source)
-    model = _network(folder, config, trust_remote_code, dtype)
+    model = load_network(folder, config, trust_remote_code=trust_remote_code, dtype=dtype)
     if tokenizer is None:
         tokenizer = _tokenizer(folder, trust_remote_code)
     if issubclass(adapter_class, MaskedLM):
@@ -158,10 +158,25 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str(names[0])
 
 
-def _network(
-    folder: Path, config: Mapping[str, Any], trust: bool, dtype: torch.dtype | None
+def load_network(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Any:  # noqa: ANN401 (any network)
-    """Return the network of a folder, all of whose weights are there."""
+    """Return the network of transformers in a folder, all of whose weights are there.
+
+    Args:
+        folder: The folder, with safetensors.
+        config: Its configuration.
+        trust_remote_code: Whether Python code in the folder may be run.
+        dtype: Type of the weights; by default as they are stored.
+
+    Raises:
+        ValueError: transformers is missing, the architecture is not known, its code is not trusted,
+            or weights are missing or of a wrong shape.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -177,7 +192,7 @@ def _network(
                 f"knows, or bring its code, got '{_architecture(config)}' in '{folder}'; install a "
                 "later release."
             )
-        if not trust:
+        if not trust_remote_code:
             raise ValueError(
                 f"`trust_remote_code` must be true for '{folder}', whose network is code in that "
                 f"folder ({config['auto_map'][name]}), got false; read the code, then allow it."

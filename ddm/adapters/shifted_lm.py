@@ -34,5 +34,9 @@ class ShiftedLM(LLaDA):
         self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
     ) -> Float[Tensor, "B L D"]:
         """Call the network and move its logits to the right by one."""
-        logits = super().call(x_t, t, free)
-        return torch.cat([logits[:, :1], logits[:, :-1]], 1)
+        return moved(super().call(x_t, t, free))
+
+
+def moved(logits: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+    """Return logits that stand one position to the left where they belong."""
+    return torch.cat([logits[:, :1], logits[:, :-1]], 1)

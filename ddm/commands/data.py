@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
+from ddm.commands.smollm2 import write_smollm2
 from ddm.files import replacing
 
 FOLK = ("oneills1850", "ryansMammoth", "airdsAirs", "essenFolksong")
@@ -142,6 +143,10 @@ def main(args: list[str]) -> Path:
     """Write the pieces that are not there yet; return the folder."""
     options = parsers.data().parse_args(args)
     out = options.out or Path("data") / options.name
+    if options.name == "smollm2":
+        make_folder(out)
+        print(write_smollm2(out))
+        return out
     if options.name == "sotu":
         make_folder(out)
         with tempfile.TemporaryDirectory() as folder:

