@@ -30,6 +30,7 @@ from ddm.schedule import step_numbers
 from ddm.schedules import OptimalSteps, Optimized, SamplingSchedule, ScheduleOptimizer
 from ddm.schedules.beside import content_of
 from ddm.schedules.setting import describe
+from ddm.sharding import whole_weights
 
 
 class JYSScheduleCallback(Callback):
@@ -340,7 +341,8 @@ class JYSScheduleCallback(Callback):
         num = max(LEAST, -(-num // trainer.world_size))
         updater = Updater(self.optimizer, self.judge, self.num_steps, self.smoothing)
         seed = (self.seed, trainer.global_step, trainer.global_rank)
-        with undisturbed(trainer, module):
+        # The average is swapped in first: what is gathered are the weights of then.
+        with undisturbed(trainer, module), whole_weights(module):
             denoiser, sampler = self.denoiser(module), self._sampler(module)
             schedules = self.optimized.schedules
             return updater(denoiser, sampler, self._recent, num, schedules, seed)

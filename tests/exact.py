@@ -161,7 +161,7 @@ def step_matrix(sampler: Sampler, denoiser: Denoiser, t: float, s: float, length
 def _rows(prediction: Prediction, index: Tensor) -> Prediction:
     """Return the prediction for these rows of its batch."""
     p = prediction
-    return replace(p, output=p.output[index], x_t=p.x_t[index], t=p.t[index])
+    return replace(p, features=p.output[index], head=None, x_t=p.x_t[index], t=p.t[index])
 
 
 def sample_law(

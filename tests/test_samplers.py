@@ -48,7 +48,6 @@ from ddm.samplers import (
     TauLeaping,
     ThetaTrapezoidal,
 )
-from ddm.samplers import sampler as sampler_module
 from ddm.schedules import SamplingSchedule
 from ddm.schedules.optimal.step_cost import step_costs
 from exact import assert_frequencies, at, frequencies, seeded, sequences
@@ -352,7 +351,7 @@ def test_draws_have_the_law(kernel, sampler, monkeypatch):
     Ordinal tau-leaping draws Poisson numbers where its law is a Fourier transform. Positions are
     drawn one by one, as they are when the vocabulary is large.
     """
-    monkeypatch.setattr(sampler_module, "CHUNK", 1)
+    monkeypatch.setattr(sparse, "CHUNK", 1)
     denoiser, _ = exact_denoiser(kernel, Constant(2.0))
     x = sequences(kernel.num_states, LENGTH)
     num_draws = 1000

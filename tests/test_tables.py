@@ -245,7 +245,7 @@ def test_table_ignores_given_tokens():
             prediction = super().forward(x_t, t, free)
             output = prediction.output.clone()
             output[:, 0] = torch.linspace(-1e3, 1e3, V)
-            return replace(prediction, output=output)
+            return replace(prediction, features=output)
 
     process, joint = ForwardProcess(Uniform(V), LogLinear()), exact.random_joint(V, 1 + L)
     x_0, optimizer = torch.nn.functional.pad(data(32), (1, 0), value=2), OptimalSteps(**SMALL)

@@ -103,15 +103,24 @@ class Backbone(nn.Module, ABC):
         self.time_embedding = time_embedding
         self.time_free = time_embedding is None
 
-    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> Float[Tensor, "B L K"]:
+    @property
+    def token_head(self) -> nn.Module | None:
+        """The last layer, if the features of a token suffice for its logits."""
+        return None
+
+    def forward(
+        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], *, with_head: bool = True
+    ) -> Float[Tensor, "B L D"]:
         """Logits of every state at every position; this is one network call.
 
         Args:
             x_t: Noised tokens in {0..K-1}, shape (B, L).
             t: Times in [0, 1], shape (B,); not read if `time_free`.
+            with_head: Whether to end with `token_head`, for networks that have one.
 
         Returns:
-            Unnormalized log-probabilities in nats, shape (B, L, K), float32 also under autocast.
+            Unnormalized log-probabilities in nats, shape (B, L, K), float32 also under autocast;
+            what the head reads if it is left out.
 
         Raises:
             ValueError: If the shapes of `x_t` and `t` disagree, or L is not the length of the
@@ -129,7 +138,15 @@ class Backbone(nn.Module, ABC):
                 f"{type(self).__name__} for the length of the data."
             )
         condition = None if self.time_embedding is None else self.time_embedding(t)
+        if not with_head:
+            return self.features(x_t, condition)
         return self.logits(x_t, condition).float()
+
+    def features(
+        self, x_t: Int[Tensor, "B L"], condition: Float[Tensor, "B D"] | None
+    ) -> Float[Tensor, "B L D"]:
+        """Return what `token_head` reads; only networks that have one are asked."""
+        raise NotImplementedError(f"{type(self).__name__} has no `token_head`")
 
     @abstractmethod
     def logits(

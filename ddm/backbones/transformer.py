@@ -231,14 +231,25 @@ class Transformer(Backbone):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def logits(
+    @property
+    def token_head(self) -> nn.Module:
+        """The linear layer at the end, most of the work where there are many states."""
+        return self.out
+
+    def features(
         self, x_t: Int[Tensor, "B L"], condition: Float[Tensor, "B D"] | None
-    ) -> Float[Tensor, "B L K"]:
-        """Logits for tokens `x_t` (B, L), given the embedding of t (B, D) or None if time-free."""
+    ) -> Float[Tensor, "B L dim"]:
+        """Return the features of every token that the head reads."""
         positions = torch.arange(x_t.shape[1], device=x_t.device)
         angles = rotary_angles(positions, self.head_dim)
         h = self.embedding(x_t)
         for block in self.blocks:
             h = block(h, condition, angles)
         shift, scale = self.modulation(condition)
-        return self.out(self.norm(h) * (1 + scale) + shift)
+        return self.norm(h) * (1 + scale) + shift
+
+    def logits(
+        self, x_t: Int[Tensor, "B L"], condition: Float[Tensor, "B D"] | None
+    ) -> Float[Tensor, "B L K"]:
+        """Logits for tokens `x_t` (B, L), given the embedding of t (B, D) or None if time-free."""
+        return self.out(self.features(x_t, condition))

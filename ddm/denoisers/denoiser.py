@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,9 @@ from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Pre
 from ddm.denoisers.time_input import Time, TimeInput
 from ddm.functional import log1mexp, require_at_least, require_instance, times_like
 from ddm.process import ForwardProcess
+
+SMALL = 1024
+"""Largest vocabulary whose logits are computed at all positions, needed or not."""
 
 
 class Denoiser(nn.Module, ABC):
@@ -93,7 +96,9 @@ class NetworkDenoiser(Denoiser):
     """Base class of denoisers that wrap a network; a subclass says what its output means.
 
     Args:
-        backbone: Network (x_t (B, L), what `time` says) -> (B, L, V), or (B, L, K).
+        backbone: Network (x_t (B, L), what `time` says) -> (B, L, V), or (B, L, K). If it has a
+            module `token_head`, the last layer, and leaves that out when called `with_head=False`,
+            logits are computed where they are needed only.
         process: The forward process that the denoiser undoes.
         time: What the network is told of the time; by default t itself, or nothing if the network
             has an attribute `time_free` that is true.
@@ -128,31 +133,29 @@ class NetworkDenoiser(Denoiser):
         Raises:
             ValueError: The output does not have the shape of logits.
         """
-        try:
+        with self._explaining():
             output = self.call(x_t, t, free)
-        except IndexError as error:  # of an embedding, most likely
-            kernel = self.process.kernel
-            raise ValueError(
-                f"the network must know all {kernel.num_states} states of the kernel, got one that "
-                f"does not: {error}; the mask is {kernel.mask}: if it is an id of the vocabulary, "
-                "say so, `Absorbing(vocab_size, mask=...)`."
-            ) from error
-        except TypeError as error:
-            if self.pad is None or "attention_mask" not in str(error):
-                raise
-            raise TypeError(
-                f"`pad` must be None for a network that takes no `attention_mask`, got {self.pad}; "
-                "leave it out, or let the network's `forward` take the mask."
-            ) from error
-        sizes = self.output_sizes
-        shape = tuple(getattr(output, "shape", ()))
-        if shape[:-1] != tuple(x_t.shape) or shape[-1] not in sizes:
-            raise ValueError(
-                f"the network must return logits of the shape {(*x_t.shape, max(sizes))}, one for "
-                f"each state of the kernel, got {type(output).__name__} of the shape {shape}; set "
-                "the kernel's `vocab_size` to the network's, or wrap the network."
-            )
-        return output
+        return self._checked(output, x_t.shape)
+
+    def features(
+        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
+    ) -> tuple[Float[Tensor, "B L D"], Callable[[Tensor], Tensor] | None]:
+        """Make one network call, but for a head of its own; return what that reads, and the head.
+
+        Without such a head it is the output, with V entries.
+        """
+        size, head = self.process.kernel.vocab_size, getattr(self.backbone, "token_head", None)
+        if head is None or size <= SMALL:
+            return self.output(x_t, t, free)[..., :size], None
+        told = self.attention(x_t, free)
+        with self._explaining():
+            features = self.backbone(x_t, *self.time_input(t), **told, with_head=False)
+
+        def logits(h: Tensor) -> Tensor:
+            made = self._checked(head(h), h.shape[:-1])[..., :size]
+            return made.to(torch.promote_types(made.dtype, torch.float32))
+
+        return features, logits
 
     def call(
         self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
@@ -177,6 +180,37 @@ class NetworkDenoiser(Denoiser):
     def output_sizes(self) -> set[int]:
         """The numbers of logits per position that the network may return."""
         return {self.process.kernel.vocab_size, self.process.kernel.num_states}
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say what is wrong where a call of the network fails for a known reason."""
+        try:
+            yield
+        except IndexError as error:  # of an embedding, most likely
+            kernel = self.process.kernel
+            raise ValueError(
+                f"the network must know all {kernel.num_states} states of the kernel, got one that "
+                f"does not: {error}; the mask is {kernel.mask}: if it is an id of the vocabulary, "
+                "say so, `Absorbing(vocab_size, mask=...)`."
+            ) from error
+        except TypeError as error:
+            if self.pad is None or "attention_mask" not in str(error):
+                raise
+            raise TypeError(
+                f"`pad` must be None for a network that takes no `attention_mask`, got {self.pad}; "
+                "leave it out, or let the network's `forward` take the mask."
+            ) from error
+
+    def _checked(self, output: Any, shape: torch.Size) -> Float[Tensor, "B L D"]:  # noqa: ANN401
+        sizes, found = self.output_sizes, tuple(getattr(output, "shape", ()))
+        if found[:-1] != tuple(shape) or found[-1] not in sizes:
+            raise ValueError(
+                f"the network must return logits of the shape {(*shape, max(sizes))}, one for "
+                f"each state of the kernel, got {type(output).__name__} of the shape {found}; set "
+                "the kernel's `vocab_size` to the network's, or wrap the network."
+            )
+        checked: Tensor = output
+        return checked
 
     def _dtype(self, t: Tensor) -> torch.dtype:
         """Return the type that the network wants its time in."""
@@ -215,8 +249,8 @@ class MeanDenoiser(NetworkDenoiser):
         free: Bool[Tensor, "B L"] | None = None,
     ) -> LogLeaveOneOut:
         """Make one network call."""
-        logits = self.output(x_t, t, free)[..., : self.process.kernel.vocab_size]
-        return LogLeaveOneOut(self.process, logits, x_t, t, free)
+        features, head = self.features(x_t, t, free)
+        return LogLeaveOneOut(self.process, features, x_t, t, free, head)
 
 
 class PosteriorDenoiser(NetworkDenoiser):
@@ -244,8 +278,8 @@ class PosteriorDenoiser(NetworkDenoiser):
         free: Bool[Tensor, "B L"] | None = None,
     ) -> LogPosterior:
         """Make one network call."""
-        logits = self.output(x_t, t, free)[..., : self.process.kernel.vocab_size]
-        return LogPosterior(self.process, logits, x_t, t, free)
+        features, head = self.features(x_t, t, free)
+        return LogPosterior(self.process, features, x_t, t, free, head)
 
 
 class ScoreDenoiser(NetworkDenoiser):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -24,22 +25,31 @@ class Prediction(ABC):
 
     Samplers and losses ask for the form they need and never for the parametrization of the
     network. Everything is computed when asked for, so a caller can cut a large prediction into
-    pieces with `chunks` and never hold a second tensor of the size of the logits.
+    pieces with `chunks` and never hold a second tensor of the size of the logits. Where the
+    network has a `token_head`, that is the last thing to be computed: of the tokens
+    that are asked for alone, with `at` or `positions`.
 
     Attributes:
         process: The forward process of the denoiser.
-        output: Raw output of the network, (B, L, V) or (B, L, K).
-        x_t: The tokens it was called with, (B, L).
+        features: What the head reads; the output itself where there is no head.
+        x_t: The tokens that the network was called with, (B, L).
         t: Their times, (B,), float64.
         free: Positions that are generated, (B, L); the others are given and nobody reads their
             prediction. None if all are.
+        head: Makes the output from the features, token by token.
     """
 
     process: ForwardProcess
-    output: Float[Tensor, "B L D"]
+    features: Float[Tensor, "B L D"]
     x_t: Int[Tensor, "B L"]
     t: Float[Tensor, " B"]
     free: Bool[Tensor, "B L"] | None = None
+    head: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def output(self) -> Float[Tensor, "B L D"]:
+        """The raw output of the network, (B, L, V) or (B, L, K)."""
+        return self.features if self.head is None else self.head(self.features)
 
     @abstractmethod
     def log_leave_one_out(self) -> Float[Tensor, "B L V"]:
@@ -61,8 +71,12 @@ class Prediction(ABC):
         """Return log p(x_0^i | x_t) of given tokens; 0 where the kernel shows them clean."""
         kernel = self.process.kernel
         if kernel.absorbing:  # a mask is equally likely for all tokens
-            log_p = kernel.log_prob(self.log_leave_one_out(), x_0)
-            return log_p.masked_fill(kernel.is_revealed(self.x_t), 0.0)
+            clean = kernel.is_revealed(self.x_t)
+            if self.head is None:
+                return kernel.log_prob(self.log_leave_one_out(), x_0).masked_fill(clean, 0.0)
+            where = (~clean).nonzero(as_tuple=True)
+            log_p = kernel.log_prob(self.at(*where).log_leave_one_out().squeeze(1), x_0[where])
+            return log_p.new_zeros(x_0.shape).index_put(where, log_p)
         return self.log_posterior().gather(-1, x_0[..., None]).squeeze(-1)
 
     def ratio(self) -> Float[Tensor, "B L K"]:
@@ -94,23 +108,37 @@ class Prediction(ABC):
 
     def double(self: P) -> P:
         """Return the same prediction in float64, for drawing from it."""
-        return replace(self, output=self.output.to(torch.float64))
+        features, head = self._made
+        if head is None:
+            return replace(self, features=features.double(), head=None)
+        return replace(self, head=lambda h: head(h).double())
 
     def positions(self: P, first: int, last: int) -> P:
         """Return the prediction for the positions first..last-1 alone."""
         part = slice(first, last)
         free = None if self.free is None else self.free[:, part]
-        return replace(self, output=self.output[:, part], x_t=self.x_t[:, part], free=free)
+        features, head = self._made
+        return replace(
+            self, features=features[:, part], x_t=self.x_t[:, part], free=free, head=head
+        )
 
     def at(self: P, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> P:
         """Return the prediction for n single tokens, as n sequences of length 1."""
-        output, x_t = self.output[rows, columns, None], self.x_t[rows, columns, None]
-        return replace(self, output=output, x_t=x_t, t=self.t[rows], free=None)
+        features, head = self._made
+        features, x_t = features[rows, columns, None], self.x_t[rows, columns, None]
+        return replace(self, features=features, x_t=x_t, t=self.t[rows], free=None, head=head)
+
+    @property
+    def _made(self) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+        """The features and the head, or the output if it has been computed."""
+        made = self.head is None or "output" in vars(self)
+        return (self.output, None) if made else (self.features, self.head)
 
 
 def chunks(predictions: Sequence[P], max_elements: int) -> Iterator[list[P]]:
     """Cut predictions of the same positions into pieces of at most `max_elements` outputs each."""
-    batch, length, size = predictions[0].output.shape
+    batch, length = predictions[0].x_t.shape
+    size = predictions[0].process.kernel.num_states
     width = max(1, max_elements // max(1, batch * size))
     for first in range(0, length, width):
         yield [p.positions(first, first + width) for p in predictions]

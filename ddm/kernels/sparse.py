@@ -20,6 +20,11 @@ CHUNK = 2**22
 """Probabilities held at once while drawing, 32 MiB in float64: bounds the memory of large V."""
 
 
+def at_once(device: torch.device) -> int:
+    """Return how many probabilities are held at once: on accelerators 1 GiB, or they would idle."""
+    return CHUNK if device.type == "cpu" else 32 * CHUNK
+
+
 class SparseKernel(Kernel):
     """Base class of kernels for large vocabularies: a step touches what changes.
 
@@ -55,12 +60,12 @@ class SparseKernel(Kernel):
     ) -> Int[Tensor, " n"]:
         """Draw the tokens at some positions from their leave-one-out posteriors."""
         drawn = torch.empty(len(index), dtype=torch.long, device=index.device)
-        for part in torch.arange(len(index), device=index.device).split(self.num_at_once):
+        size = self.num_at_once(index.device)
+        for part in torch.arange(len(index), device=index.device).split(size):
             p = self.normalize(log_p(*index[part].T))
             drawn[part] = categorical(p, generator)
         return drawn
 
-    @property
-    def num_at_once(self) -> int:
-        """The number of tokens whose posteriors are held at once."""
-        return max(1, CHUNK // self.vocab_size)
+    def num_at_once(self, device: torch.device) -> int:
+        """Return the number of tokens whose posteriors are held at once."""
+        return max(1, at_once(device) // self.vocab_size)

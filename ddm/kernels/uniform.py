@@ -155,7 +155,7 @@ class Uniform(SparseKernel):
         at_most, at_least = after * (keep + noised), after * noised
         goes = u * moves >= (1 - u) * at_most
         index = (~goes & (u * moves >= (1 - u) * at_least)).nonzero()
-        for part in index.split(self.num_at_once):
+        for part in index.split(self.num_at_once(x_t.device)):
             where = tuple(part.T)
             p = self.log_prob(log_p(*where), x_t[where]).exp()
             m = keep[where] * p + noised[where]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from ddm.denoisers import Denoiser, Prediction
+from ddm.denoisers import Denoiser, Prediction, chunks
 from ddm.functional import describe, times_like
+from ddm.kernels.sparse import at_once
 
 
 class Loss(ABC):
@@ -20,8 +23,24 @@ class Loss(ABC):
         """Return the loss of one prediction, nats per position; costs no network call."""
 
     def value(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
-        """Return the loss of one prediction, nats per sequence: the sum over free positions."""
-        return prediction.sum_free(self.per_token(prediction, x_0))
+        """Return the loss of one prediction, nats per sequence: the sum over free positions.
+
+        Where the network has left the head to the prediction, logits exist piece by piece only:
+        the backward pass computes them anew.
+        """
+        if prediction.head is None:
+            return prediction.sum_free(self.per_token(prediction, x_0))
+        nats, first = [], 0
+        for (piece,) in chunks([prediction], at_once(x_0.device)):
+            last = first + piece.x_t.shape[1]
+            part = checkpoint(self._anew, piece, x_0[:, first:last], use_reentrant=False)
+            nats.append(piece.sum_free(part))
+            first = last
+        return torch.stack(nats).sum(0)
+
+    def _anew(self, prediction: Prediction, x_0: Tensor) -> Tensor:
+        """Return the loss of one prediction, whose output is not kept."""
+        return self.per_token(replace(prediction), x_0)
 
     def __call__(
         self,

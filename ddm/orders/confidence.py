@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.kernels.sparse import CHUNK
+from ddm.kernels.sparse import at_once
 from ddm.orders.order import RevealOrder, masked_in, ranked
 
 
@@ -37,7 +37,7 @@ class ScoreOrder(RevealOrder):
         masked = masked_in(prediction)
         rows, columns = masked.nonzero(as_tuple=True)
         found = masked.new_zeros(masked.shape, dtype=torch.float64)
-        size = max(1, CHUNK // prediction.output.shape[-1])
+        size = max(1, at_once(rows.device) // prediction.process.kernel.num_states)
         for row, column in zip(rows.split(size), columns.split(size), strict=True):
             p = prediction.at(row, column).double().leave_one_out().squeeze(1)
             found[row, column] = self.score(p)

@@ -51,7 +51,7 @@ class CallCounter(Denoiser):
         needed = (masked if free is None else masked & free).any(-1)
         if self.time_free:
             needed &= (x_t != self._last.x_t).any(-1)
-        output, num = self._last.output, int(needed.sum())
+        features, num = self._last.features, int(needed.sum())
         if num == len(x_t):
             self._last = self._call(self.denoiser, x_t, t, free)
             return self._last
@@ -59,8 +59,8 @@ class CallCounter(Denoiser):
             index = needed.nonzero().squeeze(-1)
             rows = self.denoiser.rows(index)
             fresh = self._call(rows, x_t[index], t[index], None if free is None else free[index])
-            output = output.index_copy(0, index, fresh.output)
-        self._last = replace(self._last, output=output, x_t=x_t, t=t, free=free)
+            features = features.index_copy(0, index, fresh.features)
+        self._last = replace(self._last, features=features, x_t=x_t, t=t, free=free)
         return self._last
 
     def _call(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, free: Tensor | None) -> Prediction:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction
 from ddm.functional import categorical, one_hot, require_instance
-from ddm.kernels.sparse import CHUNK
+from ddm.kernels.sparse import at_once
 from ddm.orders import Entropy, Random, RevealOrder
 from ddm.orders.order import mask_of, masked_in, ranked
 from ddm.process import ForwardProcess
@@ -124,7 +124,7 @@ class RevealSampler(Sampler):
         self, prediction: Prediction, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield single tokens, piece by piece, and what they are drawn from, float64."""
-        size = max(1, CHUNK // prediction.output.shape[-1])
+        size = max(1, at_once(rows.device) // prediction.process.kernel.num_states)
         for row, column in zip(rows.split(size), columns.split(size), strict=True):
             token = prediction.at(row, column).double()
             yield row, column, self.law([token], torch.zeros_like(token.t)).squeeze(1)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, Prediction, chunks, evaluating
 from ddm.functional import categorical, describe, one_hot, require_instance
-from ddm.kernels.sparse import CHUNK
+from ddm.kernels.sparse import at_once
 from ddm.process import ForwardProcess, keep_given
 from ddm.samplers.cache import CallCounter
 from ddm.schedule import Schedule, times_of
@@ -89,7 +89,7 @@ class Sampler(ABC):
     ) -> Int[Tensor, "B L"]:
         """Draw from the law of the next stage, piece by piece, in float64."""
         drawn, first = torch.empty_like(predictions[-1].x_t), 0
-        for piece in chunks(predictions, CHUNK):
+        for piece in chunks(predictions, at_once(drawn.device)):
             last = first + piece[-1].x_t.shape[1]
             # Into one tensor: small ones that are kept until the end would lie in the way of the
             # next piece's large ones, and the heap would grow by the size of the logits.
@@ -111,6 +111,8 @@ class Sampler(ABC):
         x, now = x_t, step.t
         for landing in self.stages(step.t, step.s):
             predictions.append(denoiser(x, now, free))
+            if landing is not step.s:
+                _ = predictions[-1].output  # later stages read it again
             x = keep_given(self.draw(predictions, landing, generator), x_t, free)
             now = landing
         return x
@@ -169,7 +171,7 @@ class Sampler(ABC):
                 "likelihood of its steps is in closed form; use `Analytic`."
             )
         x, nats, first = torch.empty_like(x_t), step.t.new_zeros(x_t.shape), 0
-        for (p,) in chunks([denoiser(x_t, step.t, free)], CHUNK // 4):
+        for (p,) in chunks([denoiser(x_t, step.t, free)], at_once(x_t.device) // 4):
             part = slice(first, first + p.x_t.shape[1])
             known = one_hot(x_0[:, part], p.process.kernel.vocab_size, step.t.dtype).log()
             q = p.process.bridge(known, p.x_t, p.t, step.s)

@@ -1,0 +1,108 @@
+"""Train two processes with sharded weights and write what each of them holds.
+
+In the first update something goes wrong inside of the network, in one process alone.
+"""
+
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+# ddm before lightning: see ddm/_torchvision.py.
+# isort: off
+from ddm.backbones import Transformer
+from ddm.callbacks import JYSScheduleCallback
+from ddm.files import write_json
+from ddm.kernels import Absorbing
+from ddm.module import DiscreteDiffusion
+from ddm.schedules import OptimalSteps
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.utils.data import DataLoader
+# isort: on
+
+from ddp_schedule import count_up
+
+
+class Sharded(DiscreteDiffusion):
+    """The model of the documentation, whose weights are spread over all processes."""
+
+    def configure_model(self) -> None:
+        backbone = self.denoiser.backbone
+        if not isinstance(backbone, FSDPModule):
+            for block in backbone.blocks:
+                fully_shard(block, mesh=self.device_mesh["data_parallel"])
+            fully_shard(backbone, mesh=self.device_mesh["data_parallel"])
+
+
+class Troubled(OptimalSteps):
+    """Fails in the second process inside of the network, at the first update."""
+
+    def __call__(self, denoiser, *args, **settings):
+        self.num_calls = getattr(self, "num_calls", 0) + 1
+        if torch.distributed.get_rank() == 0 or self.num_calls > 1:
+            return super().__call__(denoiser, *args, **settings)
+
+        def fail(*_):
+            raise KeyError("a network is in trouble")
+
+        hook = denoiser.backbone.blocks[0].register_forward_pre_hook(fail)
+        try:
+            return super().__call__(denoiser, *args, **settings)
+        finally:
+            hook.remove()
+
+
+def make_model(kind=DiscreteDiffusion) -> DiscreteDiffusion:
+    """Return a model of sequences that count up."""
+    torch.manual_seed(0)
+    network = partial(Transformer, dim=16, depth=2, num_heads=2)
+    return kind(Absorbing(4), network, length=8, optimizer=partial(torch.optim.AdamW, lr=1e-2))
+
+
+def make_trainer(folder: Path, **settings) -> Trainer:
+    """Return a trainer of four steps."""
+    optimizer = Troubled(num_times=6, pilot_times=4)
+    return Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[
+            JYSScheduleCallback((2, 4), optimizer=optimizer, num_samples=32, every_n_steps=2),
+            ModelCheckpoint(folder, save_last=True, every_n_train_steps=2),
+        ],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        **settings,
+    )
+
+
+def main(folder: Path) -> None:
+    """Train, and write."""
+    module = make_model(Sharded)
+    strategy = ModelParallelStrategy(
+        data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False
+    )
+    trainer = make_trainer(folder, devices=2, strategy=strategy)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(module, DataLoader(count_up(64), batch_size=8))
+    callback = trainer.callbacks[0]
+    words = [str(w.message) for w in caught if "not updated" in str(w.message)]
+    steps = [entry["step"] for entry in callback.history]
+    local = sum(p.to_local().numel() for p in module.parameters())
+    total = sum(p.numel() for p in module.parameters())
+    found = {"steps": steps, "warnings": words, "share": local / total}
+    rank = trainer.global_rank
+    write_json(folder / f"run{rank}.json", found)
+    callback.optimized.save(folder / f"rank{rank}.json")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
