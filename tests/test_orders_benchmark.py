@@ -77,7 +77,9 @@ def test_orders_run(benchmarks, monkeypatch):
     monkeypatch.setattr(orders, "SIZE", (2, 16))
     monkeypatch.setattr(orders, "RESULTS", benchmarks)
     monkeypatch.setattr(rules, "TEMPERATURES", (1.0,))
-    monkeypatch.setattr(orders, "MODELS", [])
+    cells = {f"random, {counts}": {"2": [1.0, 0.0, 0.0]} for counts in ("uniform", "optimal")}
+    monkeypatch.setattr(orders, "MODELS", ["digits"])
+    monkeypatch.setattr(orders, "model", lambda name, num: {"nats": cells, "metrics": {}})
     monkeypatch.setattr(
         orders, "on_both", lambda study, seed, num: {"exact chain": study(*small(seed, num))}
     )
@@ -91,7 +93,7 @@ def test_orders_run(benchmarks, monkeypatch):
 
 
 def small(seed, num):
-    """Return the exact chain in place of a trained network."""
+    """Return what `on_both` hands to a study, of twelve tokens."""
     law = countdown_chain(orders.VOCAB_SIZE, orders.SMOOTHING)
     denoiser, _ = orders.exact_chain()
     return denoiser, sample_chain(*law, 16, 12, seeded(seed)), num, seed

@@ -291,7 +291,7 @@ def draw_frontiers(frontiers: Mapping[str, Mapping[str, Sequence[Mapping[str, fl
         panel.set(title=title, xlabel="entropy of tokens, nats", ylabel="broken pairs")
         panel.set_yscale("symlog", linthresh=1e-2)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[-1].legend(frameon=False, fontsize=7, loc="lower left")
     return figure
 
 
