@@ -64,6 +64,8 @@ class Sampler(ABC):
 
     order: float = 1
     """Order of convergence of the law of the samples in the largest step."""
+    like_analytic: bool = True
+    """Whether schedules that are good for analytic steps are good for these, too."""
 
     @abstractmethod
     def law(

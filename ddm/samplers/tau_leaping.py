@@ -28,6 +28,9 @@ class TauLeaping(Sampler):
         https://arxiv.org/abs/2205.14987, section 4.3.
     """
 
+    like_analytic = False
+    """Long leaps stop short with masks, and are cut off at the ends of a scale."""
+
     def law(
         self, predictions: Sequence[Prediction], s: Float[Tensor, " B"]
     ) -> Float[Tensor, "B L K"]:

@@ -102,7 +102,8 @@ class OptimalSteps(ScheduleOptimizer):
         The arguments are those of a call.
 
         Raises:
-            ValueError: Fewer than 8 sequences, or a network that returns NaN.
+            ValueError: Fewer than 8 sequences, a network that returns NaN, or a sampler whose steps
+                the costs say nothing of.
         """
         if len(x_0) < 8:
             raise ValueError(
@@ -110,6 +111,12 @@ class OptimalSteps(ScheduleOptimizer):
                 "for a schedule that does not fit noise."
             )
         self.check(denoiser, sampler, x_0, free)
+        if not sampler.like_analytic:
+            raise ValueError(
+                f"`sampler` must take steps like `Analytic`, whose costs are measured, got "
+                f"`{type(sampler).__name__}`, which often does worse with them than with uniform "
+                "steps; optimize for `Analytic` and sample with it, at the same network calls."
+            )
         begin = time.monotonic()
         settings: dict[str, Any] = {
             "free": free,
