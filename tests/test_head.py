@@ -135,7 +135,5 @@ def test_wrong_heads(apart):
     apart()
     denoiser = MeanDenoiser(Apart(4), ForwardProcess(Uniform(2), LogLinear()))
     prediction = denoiser(torch.zeros(2, 3, dtype=torch.long), 0.5)
-    with pytest.raises(
-        ValueError, match=r"must return logits of the shape .2, 3, 2., one"
-    ):
+    with pytest.raises(ValueError, match=r"must return logits of the shape .2, 3, 2., one"):
         _ = prediction.output
