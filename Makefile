@@ -64,7 +64,7 @@ demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the 
 # What measures time runs alone; the others share the cores, the longest first.
 TIMED := core_speed data_loading schedule_speed
 LONG := trained_models exact_chains trained_gamma
-BENCHMARKS := $(LONG) $(filter-out _% problems gpu_models $(TIMED) $(LONG),$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
+BENCHMARKS := $(LONG) $(filter-out _% problems gpu_models gpu_text $(TIMED) $(LONG),$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
 
 results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=2 at a time)
 	@mkdir -p runs/benchmarks
@@ -79,7 +79,8 @@ results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=
 		sh -c 'echo "== {}"; $(BIN)/python scripts/benchmarks/{}.py > runs/benchmarks/{}.log 2>&1 || \
 		{ cat runs/benchmarks/{}.log; exit 255; }'
 
-results-gpu: $(INSTALLED) ## Run the one that needs a GPU: models of full size
+results-gpu: $(INSTALLED) ## Run those that need a GPU: text, and models of full size
+	$(BIN)/python scripts/benchmarks/gpu_text.py
 	$(BIN)/python scripts/benchmarks/gpu_models.py
 
 clean: ## Remove the environment, build outputs and caches

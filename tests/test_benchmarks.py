@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import ablations
+import gpu_text
 import kernel_gain
 import numpy as np
 import peers
@@ -119,3 +120,19 @@ def test_peers_runs():
         draw, _ = group["ddm, Analytic"]
         cell = peers.measure(draw, peers.KERNELS[kernel], chain, times, 8, 0)
         assert 0 <= cell["overhead"] <= cell["seconds"]
+
+
+def test_gpu_text(benchmarks, monkeypatch, capsys):
+    """The script for a GPU runs at a small size on the CPU, and prints each measurement."""
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
+    sizes = "--dim=8 --depth=1 --vocab-size=1200 --length=8 --batch-size=2 --repeats=1"
+    gpu_text.main([*sizes.split(), "--device=cpu"])
+    results = read_json(benchmarks / "gpu_text.json")["results"]
+    assert len(results) == 8
+    for name, found in results.items():
+        assert all(measured["seconds"] > 0 for measured in found.values())
+        cases = {"call", "row", "step, N = 8", "step, N = 32", "step, N = 128"}
+        assert set(found) == (
+            cases if "sampling" in name else {"by hand", "NELBO", "cross-entropy"}
+        )
+    assert capsys.readouterr().out.count("seconds") == 4 * (5 + 3)

@@ -95,7 +95,7 @@ class DiffusionGemma(Adapter):
         free: Bool[Tensor, "B L"] | None,
     ) -> Prediction:
         """Return what an output says."""
-        return FlooredPosterior(self.process, output, x_t, t, free, self.floor)
+        return FlooredPosterior(self.process, output, x_t, t, free, floor=self.floor)
 
     def num_evaluated(self, x_t: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None) -> int:
         """Return the tokens that a call evaluates: a prompt that is remembered is none of them."""
