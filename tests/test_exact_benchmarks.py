@@ -115,6 +115,7 @@ def test_correctors_run(benchmarks, monkeypatch):
     """Every method makes the calls it is allowed; the search never ends above the predictor."""
     monkeypatch.setattr(correctors, "NUM_CALLS", (4,))
     monkeypatch.setattr(correctors, "MODEL_CALLS", (4,))
+    monkeypatch.setattr(correctors, "LENGTH", 8)
     monkeypatch.setattr(problems, "GRID", {"num_times": 6, "pilot_times": 4})
     monkeypatch.setattr(_corrector_search, "EVALUATIONS", 4)
     sizes = ["--seeds=1", "--num-samples=4", "--num-data=16", "--num-model=2"]

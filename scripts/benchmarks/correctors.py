@@ -141,7 +141,7 @@ def on_chain(name: str, seed: int, num_samples: int, num_data: int) -> dict[str,
         "half": {n: table.schedule(n // 2 + 1) for n in NUM_CALLS},
     }
     if kernel.mask is not None:
-        x_0, _ = data_of(law, num_data, 100 + seed)
+        x_0, _ = data_of(law, num_data, 100 + seed, LENGTH)
         schedules["counts"] = counts_of(denoiser, x_0, NUM_CALLS, LENGTH + 1)
     return judged(denoiser, law, LENGTH, schedules, num_samples, seed)
 
