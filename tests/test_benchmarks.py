@@ -1,6 +1,9 @@
 """The parts of the benchmark scripts that can be wrong: their formulas, and that they run."""
 
+import csv
+import json
 import math
+import zipfile
 from functools import partial
 
 import ablations
@@ -10,6 +13,7 @@ import numpy as np
 import peers
 import problems
 import pytest
+import real_models
 import torch
 from _report import draw_curves, finish, over_seeds, resume, rounded
 
@@ -136,3 +140,62 @@ def test_gpu_text(benchmarks, monkeypatch, capsys):
             cases if "sampling" in name else {"by hand", "NELBO", "cross-entropy"}
         )
     assert capsys.readouterr().out.count("seconds") == 4 * (5 + 3)
+
+
+def write_wheels(folder):
+    """Write a tiny network with random weights, and a few chains, in the place of real ones."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config |= {"vocab_size": 25, "max_position_embeddings": 152}
+    torch.manual_seed(0)
+    torch.save(BertForMaskedLM(BertConfig(**config)).state_dict(), folder / "weights.bin")
+    place = "antiberty/trained_models/AntiBERTy_md_smooth/"
+    with zipfile.ZipFile(folder / "antiberty-0-any.whl", "w") as wheel:
+        wheel.writestr(place + "config.json", json.dumps(config))
+        wheel.write(folder / "weights.bin", place + "pytorch_model.bin")
+    letters = (real_models.RESIDUES * 8)[:149]
+    with (folder / "chains.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["aligned_seq"])
+        rows.writerows([letters[i:] + letters[:i][: i - 3] + "---"[: min(i, 3)]] for i in range(40))
+    with zipfile.ZipFile(folder / "abnativ-0-any.whl", "w") as wheel:
+        name = "abnativ/model/percentiles/test_vh_v2_abnativ_seq_scores.csv"
+        wheel.write(folder / "chains.csv", name)
+
+
+def test_real_models_run(tmp_path, benchmarks, capsys):
+    """Loops are masked where the numbering says, and every cell has a value in both tables."""
+    write_wheels(tmp_path)
+    sizes = [
+        "--num-search=8",
+        "--num-held-out=3",
+        "--seeds=1",
+        "--num-steps",
+        "2",
+        "--dtype=float32",
+    ]
+    real_models.main(
+        [f"--folder={tmp_path}", *sizes, "--regions", "third loop", "--orders", "random", "entropy"]
+    )
+    found = read_json(benchmarks / "real_models.json")
+    assert found["share of masks"]["third loop"] == pytest.approx(32 / 149, abs=0.03)
+    for what in ("nats", "recovered"):
+        table = found[f"third loop: {what}"]
+        assert set(table) == {
+            f"{o}, {c}" for o in ("random", "entropy") for c in ("uniform", "optimal")
+        }
+        gain = found[f"third loop: {what}, minus random, uniform"]["entropy, uniform"]["2"][0]
+        direct = table["entropy, uniform"]["2"][0] - table["random, uniform"]["2"][0]
+        assert gain == pytest.approx(direct, abs=1e-5)
+    nats = found["third loop: nats"]["random, uniform"]["2"][0]
+    assert nats == pytest.approx(math.log(20), abs=0.3)  # of random weights
+    assert "third loop: recovered" in capsys.readouterr().out
+
+
+def test_regions_are_those_of_the_numbering():
+    """Columns of AHo become positions of the tokens, behind the one at the front."""
+    row = "-" * 100 + "ACDEFGHIKL" + "-" * 39  # columns 101 to 110
+    x, free = real_models.batch([row], "third loop")
+    assert x[0].tolist() == [2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 3]
+    assert free[0].nonzero().squeeze(-1).tolist() == [7, 8, 9, 10]  # 107 to 110
