@@ -128,6 +128,12 @@ class CountDown(SequenceDataModule):
         batch_size: The number of sequences of a batch, in each process.
         num_workers: The number of processes that load batches; 0 is fastest for data in memory.
         seed: The seed of the sequences and of their order.
+
+    Example:
+        >>> from ddm.datamodules import CountDown
+        >>> data = CountDown(8, 6, num_samples=16, num_val=4)
+        >>> data.train_tokens.shape
+        torch.Size([16, 6])
     """
 
     def __init__(

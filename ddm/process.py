@@ -35,6 +35,15 @@ class ForwardProcess(nn.Module):
     Args:
         kernel: Where tokens jump.
         noise: How fast they jump.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(4), LogLinear())
+        >>> x_t = process.sample(torch.zeros(2, 6).long(), torch.tensor([0.2, 0.9]))
+        >>> x_t.shape
+        torch.Size([2, 6])
     """
 
     def __init__(self, kernel: Kernel, noise: NoiseSchedule) -> None:

@@ -55,6 +55,11 @@ class SamplingSchedule:
 
     Raises:
         ValueError: The times are not a schedule (see `check_times`).
+
+    Example:
+        >>> from ddm import SamplingSchedule
+        >>> SamplingSchedule.uniform(4).times
+        (1.0, 0.75, 0.5, 0.25, 0.0)
     """
 
     times: tuple[float, ...]

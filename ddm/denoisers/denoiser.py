@@ -240,6 +240,17 @@ class MeanDenoiser(NetworkDenoiser):
         process: The forward process that the denoiser undoes.
         time: What the network is told of the time, see `NetworkDenoiser`.
         pad: Token id of padding, see `NetworkDenoiser`.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.backbones import MLP
+        >>> from ddm.denoisers import MeanDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(4), LogLinear())
+        >>> denoiser = MeanDenoiser(MLP(5, length=6), process)
+        >>> denoiser(torch.full((2, 6), 4), torch.ones(2)).posterior().shape
+        torch.Size([2, 6, 4])
     """
 
     def forward(
@@ -269,6 +280,17 @@ class PosteriorDenoiser(NetworkDenoiser):
         process: The forward process that the denoiser undoes.
         time: What the network is told of the time, see `NetworkDenoiser`.
         pad: Token id of padding, see `NetworkDenoiser`.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.backbones import MLP
+        >>> from ddm.denoisers import PosteriorDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(4), LogLinear())
+        >>> denoiser = PosteriorDenoiser(MLP(5, length=6), process)
+        >>> denoiser(torch.full((2, 6), 4), torch.ones(2)).posterior().shape
+        torch.Size([2, 6, 4])
     """
 
     def forward(
@@ -300,6 +322,17 @@ class ScoreDenoiser(NetworkDenoiser):
         process: The forward process that the denoiser undoes.
         time: What the network is told of the time, see `NetworkDenoiser`.
         pad: Token id of padding, see `NetworkDenoiser`.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.backbones import MLP
+        >>> from ddm.denoisers import ScoreDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(4), LogLinear())
+        >>> denoiser = ScoreDenoiser(MLP(5, length=6), process)
+        >>> denoiser(torch.full((2, 6), 4), torch.ones(2)).posterior().shape
+        torch.Size([2, 6, 4])
     """
 
     def __init__(

@@ -23,6 +23,16 @@ class ExactDenoiser(Denoiser):
 
     Raises:
         ValueError: The tensor is not such a law.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.denoisers import ExactDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> joint = torch.tensor([[0.5, 0.0], [0.0, 0.5]])  # two equal tokens
+        >>> denoiser = ExactDenoiser(ForwardProcess(Absorbing(2), LogLinear()), joint)
+        >>> bool(denoiser(torch.tensor([[1, 2]]), torch.ones(1)).posterior()[0, 1, 1] > 0.99)
+        True
     """
 
     log_joint: Tensor
@@ -77,6 +87,17 @@ class MarkovChainDenoiser(Denoiser):
 
     Raises:
         ValueError: The arguments are not such laws or do not fit the vocabulary.
+
+    Example:
+        >>> import torch
+        >>> from ddm import ForwardProcess, Absorbing
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> denoiser(torch.full((1, 3), 8), torch.ones(1)).posterior().shape
+        torch.Size([1, 3, 8])
     """
 
     initial: Tensor

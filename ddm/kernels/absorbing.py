@@ -24,6 +24,14 @@ class Absorbing(SparseKernel):
         vocab_size: Number V of token ids.
         mask: The mask state: an id of the vocabulary, as masked language models have it, or by
             default V, a state of its own.
+
+    Example:
+        >>> from ddm import Absorbing
+        >>> kernel = Absorbing(4)  # tokens 0..3, the mask is 4
+        >>> kernel.mask, kernel.num_states
+        (4, 5)
+        >>> kernel.sample_prior((1, 3))
+        tensor([[4, 4, 4]])
     """
 
     absorbing = True

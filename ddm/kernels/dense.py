@@ -29,6 +29,13 @@ class DenseKernel(Kernel):
 
     Raises:
         ValueError: Q is not a rate matrix or has no unique stationary law.
+
+    Example:
+        >>> import torch
+        >>> from ddm import DenseKernel
+        >>> kernel = DenseKernel(torch.tensor([[-1.0, 1.0], [2.0, -2.0]]))
+        >>> kernel.prior()
+        tensor([0.6667, 0.3333], dtype=torch.float64)
     """
 
     rate_matrix: Tensor

@@ -31,6 +31,13 @@ class Gaussian(DenseKernel):
         spectral_gap: Scale the rates so that the slowest mode decays like exp(-spectral_gap sigma);
             1 makes `sigma` mean the same as for the uniform kernel. None keeps nearest-neighbor
             jumps at rate 1, as tauLDR does.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Gaussian
+        >>> p = Gaussian(8).transition(torch.tensor(0.1).double())[4]
+        >>> bool(p[3] > p[0])  # near values are likelier
+        True
     """
 
     def __init__(

@@ -24,6 +24,12 @@ class Uniform(SparseKernel):
 
     Args:
         vocab_size: Number V of data tokens; the chain has the same K = V states.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Uniform
+        >>> Uniform(4).transition(torch.tensor(100.0))[0]  # all is forgotten
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
 
     def __init__(self, vocab_size: int) -> None:

@@ -15,6 +15,18 @@ class CrossEntropy(Loss):
     r"""Cross-entropy of x_0 under the full posterior, every noise level weighted equally.
 
     `- sum_i log p(x_0^i | x_t)`; tokens that the kernel shows to be clean contribute zero.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.backbones import MLP
+        >>> from ddm.denoisers import MeanDenoiser
+        >>> from ddm.losses import CrossEntropy
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(4), LogLinear())
+        >>> denoiser = MeanDenoiser(MLP(5, length=6), process)
+        >>> CrossEntropy()(denoiser, torch.zeros(2, 6).long(), torch.rand(2)).shape
+        torch.Size([2])
     """
 
     def per_token(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
@@ -34,6 +46,18 @@ class NELBO(Loss):
         https://arxiv.org/abs/2205.14987, proposition 2;
         Simple and effective masked diffusion language models (Sahoo et al., 2024),
         https://arxiv.org/abs/2406.07524, equation 10.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.backbones import MLP
+        >>> from ddm.denoisers import MeanDenoiser
+        >>> from ddm.losses import NELBO
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(4), LogLinear())
+        >>> denoiser = MeanDenoiser(MLP(5, length=6), process)
+        >>> NELBO()(denoiser, torch.zeros(2, 6).long(), torch.rand(2)).shape
+        torch.Size([2])
     """
 
     def per_token(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
@@ -58,6 +82,18 @@ class ScoreEntropy(Loss):
     References:
         Discrete diffusion modeling by estimating the ratios of the data distribution (Lou et al.,
         2024), https://arxiv.org/abs/2310.16834, theorem 3.6.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.backbones import MLP
+        >>> from ddm.denoisers import MeanDenoiser
+        >>> from ddm.losses import ScoreEntropy
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(4), LogLinear())
+        >>> denoiser = MeanDenoiser(MLP(5, length=6), process)
+        >>> ScoreEntropy()(denoiser, torch.zeros(2, 6).long(), torch.rand(2)).shape
+        torch.Size([2])
     """
 
     def per_token(self, prediction: Prediction, x_0: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
@@ -74,6 +110,18 @@ class Hybrid(Loss):
 
     Args:
         weight: Factor of the cross-entropy.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.backbones import MLP
+        >>> from ddm.denoisers import MeanDenoiser
+        >>> from ddm.losses import Hybrid
+        >>> from ddm.noise import LogLinear
+        >>> process = ForwardProcess(Absorbing(4), LogLinear())
+        >>> denoiser = MeanDenoiser(MLP(5, length=6), process)
+        >>> Hybrid()(denoiser, torch.zeros(2, 6).long(), torch.rand(2)).shape
+        torch.Size([2])
     """
 
     def __init__(self, weight: float = 0.01) -> None:

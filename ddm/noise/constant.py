@@ -14,6 +14,12 @@ class Constant(NoiseSchedule):
 
     Args:
         rate: The rate beta; exp(-rate) is the share of tokens that noise misses until t = 1.
+
+    Example:
+        >>> import torch
+        >>> from ddm.noise import Constant
+        >>> Constant().sigma(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0000, 3.5000, 7.0000])
     """
 
     def __init__(self, rate: float = 7.0) -> None:

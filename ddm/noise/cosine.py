@@ -23,6 +23,12 @@ class Cosine(NoiseSchedule):
 
     Args:
         eps: Share of tokens that noise has not reached at t = 1, in (0, 1).
+
+    Example:
+        >>> import torch
+        >>> from ddm.noise import Cosine
+        >>> Cosine().sigma(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0000, 0.3462, 6.9077])
     """
 
     def __init__(self, eps: float = 1e-3) -> None:

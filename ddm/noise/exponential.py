@@ -24,6 +24,12 @@ class Exponential(NoiseSchedule):
     Args:
         scale: Positive factor; 3 in tauLDR's CIFAR-10 set-up.
         growth: Base larger than 1; 100 in tauLDR's CIFAR-10 set-up.
+
+    Example:
+        >>> import torch
+        >>> from ddm.noise import Exponential
+        >>> Exponential().sigma(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([  0.0000,  27.0000, 297.0000])
     """
 
     def __init__(self, scale: float = 3.0, growth: float = 100.0) -> None:
@@ -63,6 +69,12 @@ class Geometric(Exponential):
     Args:
         sigma_min: Noise level below which sigma is linear in t.
         sigma_max: Noise level at t = 1.
+
+    Example:
+        >>> import torch
+        >>> from ddm.noise import Geometric
+        >>> Geometric().sigma(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0000, 0.0884, 8.0000])
     """
 
     def __init__(self, sigma_min: float = 1e-3, sigma_max: float = 8.0) -> None:

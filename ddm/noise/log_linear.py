@@ -20,6 +20,12 @@ class LogLinear(NoiseSchedule):
 
     Args:
         eps: Share of tokens that noise has not reached at t = 1, in (0, 1).
+
+    Example:
+        >>> import torch
+        >>> from ddm.noise import LogLinear
+        >>> LogLinear().sigma(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0000, 0.6921, 6.9078])
     """
 
     def __init__(self, eps: float = 1e-3) -> None:

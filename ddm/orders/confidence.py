@@ -55,6 +55,11 @@ class Confidence(ScoreOrder):
         MaskGIT: masked generative image transformer (Chang et al., 2022),
         https://arxiv.org/abs/2202.04200, section 3.2, where the rank is that of the drawn token,
         which changes the law of the samples even with one token per call.
+
+    Example:
+        >>> from ddm.orders import Confidence
+        >>> from ddm.samplers import Reveal
+        >>> sampler = Reveal(Confidence())  # then as any other sampler
     """
 
     def score(self, p: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:

@@ -15,6 +15,11 @@ class Entropy(ScoreOrder):
     References:
         Dream 7B: diffusion large language models (Ye et al., 2025),
         https://arxiv.org/abs/2508.15487.
+
+    Example:
+        >>> from ddm.orders import Entropy
+        >>> from ddm.samplers import Reveal
+        >>> sampler = Reveal(Entropy())  # then as any other sampler
     """
 
     def score(self, p: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:

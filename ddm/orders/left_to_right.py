@@ -25,6 +25,11 @@ class LeftToRight(RevealOrder):
     Args:
         block_length: Positions of a block; with 1, tokens are revealed one after the other.
         within: The order inside a block; from left to right by default.
+
+    Example:
+        >>> from ddm.orders import LeftToRight
+        >>> from ddm.samplers import Reveal
+        >>> sampler = Reveal(LeftToRight())  # then as any other sampler
     """
 
     def __init__(self, block_length: int = 1, within: RevealOrder | None = None) -> None:

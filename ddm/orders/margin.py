@@ -14,6 +14,11 @@ class Margin(ScoreOrder):
     References:
         Train for the worst, plan for the best: understanding token ordering in masked diffusions
         (Kim et al., 2025), https://arxiv.org/abs/2502.06768, section 4.
+
+    Example:
+        >>> from ddm.orders import Margin
+        >>> from ddm.samplers import Reveal
+        >>> sampler = Reveal(Margin())  # then as any other sampler
     """
 
     def score(self, p: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:

@@ -34,6 +34,13 @@ class Measured(Farthest):
 
     Attributes:
         digest: A checksum of the matrix, which tells orders apart in messages and in files.
+
+    Example:
+        >>> import torch
+        >>> from ddm.orders import Measured
+        >>> from ddm.samplers import Reveal
+        >>> dependence = torch.tensor([[0.0, 0.6, 0.1], [0.6, 0.0, 0.6], [0.1, 0.6, 0.0]])
+        >>> sampler = Reveal(Measured(dependence))
     """
 
     def __init__(

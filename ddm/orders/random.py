@@ -11,7 +11,13 @@ from ddm.orders.order import RevealOrder, masked_in, ranked
 
 
 class Random(RevealOrder):
-    """All masked positions are equally likely to be next, as in the masking process itself."""
+    """All masked positions are equally likely to be next, as in the masking process itself.
+
+    Example:
+        >>> from ddm.orders import Random
+        >>> from ddm.samplers import Reveal
+        >>> sampler = Reveal(Random())  # then as any other sampler
+    """
 
     @property
     def random(self) -> bool:

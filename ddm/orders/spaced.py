@@ -24,6 +24,11 @@ class Spaced(Farthest):
             flattened: (L,) for text, (C, H, W) for images, (voices, time) or (time, voices) for
             music. By default the model's data tell (`shaped`), else it is one axis of any length.
         jitter: How much chance there is, see `Farthest`; networks need some, exact denoisers none.
+
+    Example:
+        >>> from ddm.orders import Spaced
+        >>> from ddm.samplers import Reveal
+        >>> sampler = Reveal(Spaced((3, 8, 8)))  # then as any other sampler
     """
 
     def __init__(self, shape: Sequence[int] = (), *, jitter: float = 0.5) -> None:

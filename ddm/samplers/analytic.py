@@ -23,6 +23,19 @@ class Analytic(Sampler):
         https://arxiv.org/abs/2107.03006, equation 4;
         Discrete diffusion modeling by estimating the ratios of the data distribution (Lou et al.,
         2024), https://arxiv.org/abs/2310.16834, theorem 4.2.
+
+    Example:
+        >>> from ddm import ForwardProcess, SamplingSchedule, Uniform
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import Analytic
+        >>> process = ForwardProcess(Uniform(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> x_1 = process.kernel.sample_prior((2, 6))
+        >>> samples = Analytic()(denoiser, x_1, SamplingSchedule.uniform(4))
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 4)
     """
 
     def law(

@@ -34,6 +34,19 @@ class PredictorCorrector(Sampler):
 
     Raises:
         ValueError: The predictor is of another kind, or a number is out of range.
+
+    Example:
+        >>> from ddm import ForwardProcess, SamplingSchedule, Uniform
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import Analytic, PredictorCorrector
+        >>> process = ForwardProcess(Uniform(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> x_1 = process.kernel.sample_prior((2, 6))
+        >>> samples = PredictorCorrector(Analytic())(denoiser, x_1, SamplingSchedule.uniform(4))
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 7)
     """
 
     def __init__(

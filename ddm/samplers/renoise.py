@@ -39,6 +39,19 @@ class Renoise(Sampler):
     Raises:
         TypeError: `strength` is no number.
         ValueError: It is out of range.
+
+    Example:
+        >>> from ddm import ForwardProcess, SamplingSchedule, Absorbing
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import Renoise
+        >>> process = ForwardProcess(Absorbing(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> x_1 = process.kernel.sample_prior((2, 6))
+        >>> samples = Renoise()(denoiser, x_1, SamplingSchedule.uniform(4))
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 4)
     """
 
     def __init__(self, strength: float = 1.0) -> None:

@@ -147,6 +147,20 @@ class Reveal(RevealSampler):
         near_certain: Tokens whose entropies sum to at most that many nats per call are
             revealed along with the others.
         temper: What is changed in the predictions before tokens are drawn; nothing by default.
+
+    Example:
+        >>> from ddm import ForwardProcess, SamplingSchedule, Absorbing
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import Reveal
+        >>> from ddm.orders import Spaced
+        >>> process = ForwardProcess(Absorbing(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> x_1 = process.kernel.sample_prior((2, 6))
+        >>> samples = Reveal(Spaced())(denoiser, x_1, SamplingSchedule.uniform(4))
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 4)
     """
 
     def __init__(
@@ -273,6 +287,19 @@ class KGillespie(RevealSampler):
         2025), https://arxiv.org/abs/2410.07761, section 4.3 and appendix;
         Informed correctors for discrete diffusion models (Zhao et al., 2024),
         https://arxiv.org/abs/2407.21243.
+
+    Example:
+        >>> from ddm import ForwardProcess, SamplingSchedule, Absorbing
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import KGillespie
+        >>> process = ForwardProcess(Absorbing(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> x_1 = process.kernel.sample_prior((2, 6))
+        >>> samples = KGillespie()(denoiser, x_1, SamplingSchedule.uniform(4))
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 4)
     """
 
     def steps(
@@ -333,6 +360,19 @@ class FirstHitting(RevealSampler):
     References:
         Masked diffusion models are secretly time-agnostic masked models and exploit inaccurate
         categorical sampling (Zheng et al., 2025), https://arxiv.org/abs/2409.02908, section 4.
+
+    Example:
+        >>> from ddm import ForwardProcess, SamplingSchedule, Absorbing
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import FirstHitting
+        >>> process = ForwardProcess(Absorbing(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> x_1 = process.kernel.sample_prior((2, 6))
+        >>> samples = FirstHitting()(denoiser, x_1, SamplingSchedule.uniform(4))
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 6)
     """
 
     order: float = float("inf")

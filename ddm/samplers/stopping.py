@@ -47,6 +47,11 @@ class EntropyBound(StoppingRule):
 
     Args:
         bound: Nats per call, >= 0; with 0 all that is certain goes with one token more.
+
+    Example:
+        >>> from ddm.orders import Entropy
+        >>> from ddm.samplers import EntropyBound, Reveal
+        >>> sampler = Reveal(Entropy(), stop=EntropyBound(0.1))
     """
 
     def __init__(self, bound: float = 0.1) -> None:
@@ -78,6 +83,11 @@ class Threshold(StoppingRule):
 
     Args:
         probability: The least probability, in (0, 1].
+
+    Example:
+        >>> from ddm.orders import Confidence
+        >>> from ddm.samplers import Reveal, Threshold
+        >>> sampler = Reveal(Confidence(), stop=Threshold(0.9))
     """
 
     def __init__(self, probability: float = 0.9) -> None:

@@ -26,6 +26,19 @@ class TauLeaping(Sampler):
     References:
         A continuous time framework for discrete denoising models (Campbell et al., 2022),
         https://arxiv.org/abs/2205.14987, section 4.3.
+
+    Example:
+        >>> from ddm import ForwardProcess, SamplingSchedule, Gaussian
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import TauLeaping
+        >>> process = ForwardProcess(Gaussian(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> x_1 = process.kernel.sample_prior((2, 6))
+        >>> samples = TauLeaping()(denoiser, x_1, SamplingSchedule.uniform(4))
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 4)
     """
 
     like_analytic = False

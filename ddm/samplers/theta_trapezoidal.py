@@ -32,6 +32,19 @@ class ThetaTrapezoidal(Sampler):
 
     Args:
         theta: Where inside the step stage 1 lands, in (0, 1).
+
+    Example:
+        >>> from ddm import ForwardProcess, SamplingSchedule, Uniform
+        >>> from ddm.datamodules import countdown_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import ThetaTrapezoidal
+        >>> process = ForwardProcess(Uniform(8), LogLinear())
+        >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
+        >>> x_1 = process.kernel.sample_prior((2, 6))
+        >>> samples = ThetaTrapezoidal()(denoiser, x_1, SamplingSchedule.uniform(4))
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 7)
     """
 
     order: float = 2

@@ -14,6 +14,16 @@ class Trajectory:
 
     Args:
         num_samples: The number of samples M that are followed.
+
+    Example:
+        >>> import torch
+        >>> from ddm.samplers import Trajectory
+        >>> trajectory = Trajectory(1)  # pass `trajectory.record` to a sampler as `on_state`
+        >>> for t in (1.0, 0.0):
+        ...     trajectory.record(torch.zeros(2, 3).long(), torch.full((2,), t))
+        >>> times, states = trajectory.thin()
+        >>> states.shape
+        torch.Size([2, 1, 3])
     """
 
     def __init__(self, num_samples: int) -> None:

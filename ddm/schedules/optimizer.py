@@ -29,6 +29,12 @@ class Optimized:
         schedules: One schedule for every number of steps asked for.
         num_calls: Network calls spent, on batches of at most the optimizer's batch size.
         table: The cost table, from optimizers that measure one: schedules for every other N.
+
+    Example:
+        >>> from ddm import SamplingSchedule
+        >>> from ddm.schedules import Optimized
+        >>> Optimized({2: SamplingSchedule((1.0, 0.7, 0.0))}).schedule(2).times
+        (1.0, 0.7, 0.0)
     """
 
     schedules: dict[int, SamplingSchedule]

@@ -44,6 +44,19 @@ class JumpYourSteps(ScheduleOptimizer):
         batch_size: Sequences per network call; all of them by default. The network's answers at
             the left end are kept for all sequences during a search, so memory for
             `len(x_0) L V` of its outputs is needed in any case.
+
+    Example:
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.datamodules import countdown_chain, sample_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import Analytic
+        >>> from ddm.schedules import JumpYourSteps
+        >>> chain = countdown_chain(4, 0.01)
+        >>> denoiser = MarkovChainDenoiser(ForwardProcess(Absorbing(4), LogLinear()), *chain)
+        >>> found = JumpYourSteps()(denoiser, Analytic(), sample_chain(*chain, 16, 8), [2, 4])
+        >>> found.schedules[4].num_steps
+        4
     """
 
     def __init__(

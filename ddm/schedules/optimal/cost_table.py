@@ -58,6 +58,20 @@ class CostTable:
         ValueError: An entry is not finite, out of its range or of another shape than the grid, or
             an excess is clearly negative: below zero by 6 standard errors (more for few sequences),
             5 % of the cost of a single step, and a hundredth of a nat, which is of no consequence.
+
+    Example:
+        >>> from ddm import Absorbing, ForwardProcess, OptimalSteps
+        >>> from ddm.datamodules import countdown_chain, sample_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import Analytic
+        >>> chain = countdown_chain(4, 0.01)
+        >>> denoiser = MarkovChainDenoiser(ForwardProcess(Absorbing(4), LogLinear()), *chain)
+        >>> table = OptimalSteps(num_times=8, pilot_times=4).table(
+        ...     denoiser, Analytic(), sample_chain(*chain, 16, 8)
+        ... )
+        >>> table.schedule(5).num_steps, table.cost(8) < table.cost(2)
+        (5, True)
     """
 
     # Shapes are checked for files, too, see `check_table`.

@@ -47,6 +47,21 @@ class OptimalCounts(ScheduleOptimizer):
             there are steps; all of them if there are fewer.
         num_tries: Schedules that the search tries for an order whose table may mislead.
         batch_size: Sequences per network call; all of them by default.
+
+    Example:
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.datamodules import countdown_chain, sample_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.orders import Spaced
+        >>> from ddm.samplers import Reveal
+        >>> from ddm.schedules import OptimalCounts
+        >>> chain = countdown_chain(4, 0.01)
+        >>> denoiser = MarkovChainDenoiser(ForwardProcess(Absorbing(4), LogLinear()), *chain)
+        >>> x_0 = sample_chain(*chain, 16, 8)
+        >>> found = OptimalCounts()(denoiser, Reveal(Spaced()), x_0, [4])
+        >>> found.schedules[4].num_steps
+        4
     """
 
     def __init__(

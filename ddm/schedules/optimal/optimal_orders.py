@@ -36,6 +36,21 @@ class OptimalOrders(ScheduleOptimizer):
     Args:
         orders: The orders to choose from, beside random order; by default `Spaced`.
         counts: How counts are found; `OptimalCounts()` by default.
+
+    Example:
+        >>> from ddm import Absorbing, ForwardProcess
+        >>> from ddm.datamodules import countdown_chain, sample_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.orders import Random, Spaced
+        >>> from ddm.samplers import Reveal
+        >>> from ddm.schedules import OptimalOrders
+        >>> chain = countdown_chain(4, 0.01)
+        >>> denoiser = MarkovChainDenoiser(ForwardProcess(Absorbing(4), LogLinear()), *chain)
+        >>> x_0 = sample_chain(*chain, 16, 8)
+        >>> found = OptimalOrders([Random(), Spaced()])(denoiser, Reveal(Random()), x_0, [4])
+        >>> found.schedules[4].num_steps
+        4
     """
 
     judged = True

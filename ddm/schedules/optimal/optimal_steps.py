@@ -41,6 +41,19 @@ class OptimalSteps(ScheduleOptimizer):
         num_times: Times of the measured grid.
         pilot_times: Times of the pilot grid.
         batch_size: Sequences per network call; all of them by default.
+
+    Example:
+        >>> from ddm import Absorbing, ForwardProcess, OptimalSteps
+        >>> from ddm.datamodules import countdown_chain, sample_chain
+        >>> from ddm.denoisers import MarkovChainDenoiser
+        >>> from ddm.noise import LogLinear
+        >>> from ddm.samplers import Analytic
+        >>> chain = countdown_chain(4, 0.01)
+        >>> denoiser = MarkovChainDenoiser(ForwardProcess(Absorbing(4), LogLinear()), *chain)
+        >>> x_0 = sample_chain(*chain, 16, 8)
+        >>> found = OptimalSteps(num_times=8, pilot_times=4)(denoiser, Analytic(), x_0, [2, 4])
+        >>> found.schedules[4].num_steps, found.num_calls
+        (4, 12)
     """
 
     measure = staticmethod(measure_step_costs)
