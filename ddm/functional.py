@@ -120,7 +120,7 @@ def require_instance(
     for name, value in arguments.items():
         if not isinstance(value, kind):
             kinds = (one for one in get_args(kind) or (kind,) if one is not type(None))
-            wanted = " or ".join(f"`{one.__name__}`" for one in kinds)
+            wanted = " or ".join("number" if one is Real else f"`{one.__name__}`" for one in kinds)
             got = f"the class `{value.__name__}`" if isinstance(value, type) else f"{value!r:.80}"
             raise TypeError(f"`{name}` must be a {wanted}, got {got}; {remedy}.")
 

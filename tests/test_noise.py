@@ -95,3 +95,20 @@ def test_errors(make, message):
     """Levels that do not increase are refused with the reason."""
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("noise", "end"),
+    [
+        (LogLinear(), math.log(1e3)),
+        (Cosine(), math.log(1e3)),
+        (Exponential(), 297.0),
+        (Geometric(), 8.0),
+        (Constant(), 7.0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_noise_by_default(noise, end):
+    """Where t ends without arguments: files and papers that name no number mean these."""
+    found = float(noise.sigma(torch.ones((), dtype=torch.float64)))
+    assert found == pytest.approx(end, rel=1e-12)
