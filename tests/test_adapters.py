@@ -23,6 +23,7 @@ from ddm.adapters import (
     flow_matching_grid,
     sample_blocks,
 )
+from ddm.datamodules import countdown_chain, sample_chain
 from ddm.denoisers import MarkovChainDenoiser
 from ddm.kernels import Absorbing, Uniform
 from ddm.losses import CrossEntropy
@@ -156,7 +157,7 @@ def dream():
     return ShiftedLM(Bidirectional(Qwen2ForCausalLM(config)), IDS)
 
 
-def gemma():
+def gemma(**sizes):
     """Return a DiffusionGemma with two layers and two experts."""
     from transformers import (
         AutoConfig,
@@ -166,7 +167,7 @@ def gemma():
     )
 
     text = DiffusionGemmaTextConfig(
-        **{**SIZES, "num_hidden_layers": 2},
+        **{**SIZES, "num_hidden_layers": 2, **sizes},
         num_key_value_heads=1,
         head_dim=8,
         global_head_dim=8,
@@ -234,25 +235,22 @@ def ragged(num=8, length=12):
     return x, free
 
 
-def train(denoiser, x_0, free, num_steps, rate=1e-2):
-    """Train with the cross-entropy, for a network that reads its own logits half of the time."""
+def train(denoiser, x_0, free, num_steps, rate=1e-2, batch_size=64, decay=0.999):
+    """Train with the cross-entropy."""
     generator = seeded(3)
     torch.manual_seed(3)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=rate)
-    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=num_steps)
-    for step in range(num_steps):
-        rows = torch.randint(len(x_0), (min(64, len(x_0)),), generator=generator)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=rate, betas=(0.9, decay))
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=num_steps)
+    for _ in range(num_steps):
+        rows = torch.randint(len(x_0), (min(batch_size, len(x_0)),), generator=generator)
         x, mask = x_0[rows], free[rows]
         t = 1 - torch.rand(len(x), generator=generator).double()
-        x_t, run = denoiser.process.sample(x, t, generator, free=mask), denoiser.start()
-        if step % 2:
-            with torch.no_grad():
-                run(x_t, t, mask)
+        x_t = denoiser.process.sample(x, t, generator, free=mask)
         optimizer.zero_grad()
-        CrossEntropy().value(run(x_t, t, mask), x).mean().backward()
+        CrossEntropy().value(denoiser(x_t, t, mask), x).mean().backward()
         nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
         optimizer.step()
-        decay.step()
+        cycle.step()
 
 
 def seeded(seed=0):
@@ -732,3 +730,38 @@ def test_optimal_schedules_beat_uniform_ones_with_a_trained_bert():
         out = Analytic()(denoiser, x, schedule, free=free, generator=generator).tokens[:, 1:]
         broken.append(float(((out.diff(dim=-1) - 1) % size != 0).double().mean()))
     assert broken[1] < broken[0] - 0.03, broken
+
+
+@pytest.mark.slow
+def test_optimal_schedules_beat_uniform_ones_with_a_trained_diffusion_gemma():
+    """On CountDown, a briefly trained DiffusionGemma breaks fewer pairs, at N = 4 and at 8.
+
+    With 200 steps of training and three seeds of the network .356, .382 and .286 of the pairs are
+    broken with uniform times at N = 4 and .318, .312 and .248 with optimal ones, at N = 8 .273,
+    .291, .200 and .230, .244, .146; with 150 steps, as here, .292 and .251, .211 and .147. 2,048
+    samples of 11 pairs: the standard error of a difference is at most .0055, as if all pairs of a
+    sample broke together. A third of the smallest gain is asked, a false alarm in 1e-5 of runs.
+    """
+    size = 6
+    torch.manual_seed(0)
+    changes = {"vocab_size": size + 2, "hidden_size": 32, "intermediate_size": 64}
+    denoiser = gemma(**changes, num_attention_heads=4)
+    x_0 = sample_chain(*countdown_chain(size), 4096, 12, seeded()) + 2
+    x_0 = nn.functional.pad(x_0, (1, 0), value=CLS)
+    free = torch.arange(13).expand_as(x_0) > 0
+    train(denoiser, x_0, free, 150, rate=3e-2, batch_size=128, decay=0.98)
+    denoiser.eval()
+    optimizer = OptimalSteps(num_times=24, pilot_times=8)
+    some = x_0[:256], [4, 8]
+    found = optimizer(denoiser, Analytic(), *some, free=free[:256], generator=seeded(1))
+    x_0, free = x_0[:2048], free[:2048]
+    for number, schedule in found.schedules.items():
+        broken = []
+        for plan in (SamplingSchedule.uniform(number), schedule):
+            generator = seeded(5)
+            x = denoiser.process.sample_prior(x_0, free, generator)
+            out = Analytic()(denoiser, x, plan, free=free, generator=generator).tokens[:, 1:]
+            first, second = out[:, :-1], out[:, 1:]
+            fits = (first >= 2) & (second >= 2) & ((first - second == 1) | (first == 2))
+            broken.append(float((~fits).double().mean()))
+        assert broken[1] < broken[0] - 0.013, (number, broken)

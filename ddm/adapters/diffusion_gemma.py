@@ -24,7 +24,8 @@ class DiffusionGemma(Adapter):
     The columns before the first free one of any row are the prompt, padded on the left, and go to
     the encoder; the others are the canvas. In one run of a sampler (`start`) the prompt is encoded
     once, and every call is told the logits of the call before (self-conditioning). Called directly,
-    as tables of costs and losses do, the network is told no logits.
+    as tables of costs and losses do, the network is told no logits. One that has been trained with
+    logits of the same canvas, and not of a noisier one, is misled by those that a run carries.
 
     Trained by plain cross-entropy, its logits are full posteriors. It finds out the noise level
     from the canvas, and cannot tell little noise from none: below `floor` its answer counts as
