@@ -23,8 +23,8 @@ class Renoise(Sampler):
     of short steps it is the reverse process plus `strength` times the corrector of
     `PredictorCorrector`, whose corrections cost a call each.
 
-    With masks it is remasking (ReMDM) with `sigma_t = 1 - alpha_s / alpha_r`; there
-    `Reveal(Spaced())` makes fewer errors in as many calls. A very large strength draws all of x_0
+    It pays with kernels without a mask, from about 8 calls on. With masks it is remasking (ReMDM)
+    with `sigma_t = 1 - alpha_s / alpha_r`, and `Reveal(Spaced())` makes far fewer errors. A very large strength draws all of x_0
     and noises it: the Psi sampler with kappa = 0.
 
     References:
