@@ -24,8 +24,8 @@ class Renoise(Sampler):
     `PredictorCorrector`, whose corrections cost a call each.
 
     It pays with kernels without a mask, from about 8 calls on. With masks it is remasking (ReMDM)
-    with `sigma_t = 1 - alpha_s / alpha_r`, and `Reveal(Spaced())` makes far fewer errors. A very large strength draws all of x_0
-    and noises it: the Psi sampler with kappa = 0.
+    with `sigma_t = 1 - alpha_s / alpha_r`, and `Reveal(Spaced())` makes far fewer errors. A very
+    large strength draws all of x_0 and noises it: the Psi sampler with kappa = 0.
 
     References:
         Remasking discrete diffusion models with inference-time scaling (Wang et al., 2025),
