@@ -180,9 +180,9 @@ def main(args: Sequence[str] | None = None) -> None:
         regions=(list(COLUMNS), "regions"),
         orders=(list(ORDERS), "orders; the first is the one that others are compared with"),
         seeds=(2, "number of draws of sequences and of chance"),
-        num_search=(32, "sequences that counts are found on, per seed"),
+        num_search=(16, "sequences that counts are found on, per seed"),
         num_steps=([2, 4, 8, 16], "numbers of calls"),
-        num_held_out=(48, "sequences that are measured, per seed"),
+        num_held_out=(24, "sequences that are measured, per seed"),
         dtype=("bfloat16", "type of the weights"),
         folder=(str(ROOT / "data" / "real_models"), "where the wheels are kept"),
     )
