@@ -49,7 +49,7 @@ def test_folder_is_a_package(folder: str) -> None:
     assert not missing
 
 
-TOOLS = {"mutants", "soak"}  # of developers, no commands
+TOOLS = {"gallery", "mutants", "sglang_counts", "soak"}  # no commands
 SCRIPTS = [path for path in sorted((ROOT / "scripts").glob("*.py")) if path.stem not in TOOLS]
 SLOW = "jsonargparse lightning matplotlib pretty_midi scipy sklearn torchmetrics torchvision"
 
