@@ -98,6 +98,8 @@ def shrink(config: dict) -> dict:
     parts = [part.get("init_args", {}) for part in (config["data"], config["model"]["backbone"])]
     for arguments in (*parts, config["schedule"], config["samples"]):
         arguments.update({key: value for key, value in small.items() if key in arguments})
+    if "every_n_steps" not in config["schedule"]:
+        config["schedule"]["every_n_epochs"] = 2  # a batch of two is too small for an update
     return config
 
 
