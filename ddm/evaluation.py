@@ -23,7 +23,7 @@ from ddm.schedules import SamplingSchedule, sampler_of
 Cells = dict[str, dict[str, dict[str, float]]]
 """Metric values by "schedule/num_steps" and seed."""
 
-JUDGED = 128
+JUDGED = 64
 """Held-out sequences, at most, whose likelihood is measured in every cell."""
 ERROR = "_standard_error"
 """What the name of a metric ends with where the value is its error."""

@@ -89,7 +89,9 @@ def optimize(
     if name == "jys":
         optimizer = JumpYourSteps(batch_size=size)
     elif name == "order":
-        optimizer = OptimalOrders(counts=OptimalCounts(batch_size=size)).shaped(data.shape)
+        # Half of the default grid: two orders are searched here.
+        counts = OptimalCounts(num_times=32, batch_size=size)
+        optimizer = OptimalOrders(counts=counts).shaped(data.shape)
     elif options.order is not None:
         optimizer = OptimalCounts(batch_size=size)
     return optimizer(

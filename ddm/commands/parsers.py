@@ -135,7 +135,7 @@ def evaluate() -> Parser:
 
     Draws samples for every schedule, number of steps and seed, from the same initial noise for all
     schedules, and measures them with the metrics of the data. The sampler itself is measured by the
-    likelihood of up to 128 held-out sequences in bits per token, with as many calls as the schedule
+    likelihood of up to 64 held-out sequences in bits per token, with as many calls as the schedule
     has steps. Writes `evaluation.json` after every cell, so that an interrupted evaluation goes on
     where it stopped, then `evaluation.csv` and plots of the metrics and of the schedules.
 
