@@ -118,8 +118,11 @@ def test_command_line(capsys) -> None:
 
 
 def test_citation_is_of_this_version() -> None:
-    """CITATION.cff names the version that is installed."""
-    assert f"\nversion: {version(NAME)}\n" in (ROOT / "CITATION.cff").read_text()
+    """CITATION.cff names the version that is installed, and its date in CHANGELOG.md."""
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version(NAME)}\n" in citation
+    date = citation.partition("\ndate-released: ")[2][:10]
+    assert f"\n## [{version(NAME)}] - {date}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_help_does_not_wait_for_lightning() -> None:
