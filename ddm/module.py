@@ -5,25 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from ddm.averaging import catch_up
 from ddm.batch import free_of, tokens_of, without_rests
 from ddm.denoisers import Denoiser, MeanDenoiser, ScoreDenoiser
-from ddm.estimate import RatioEstimate, spread_times
 from ddm.functional import require_at_least, require_instance, seeded, stratified_times
+from ddm.held_out import HeldOutBits
 from ddm.kernels import Kernel
-from ddm.learning_rate import follow, plan_of
-from ddm.likelihood import sampler_nats
+from ddm.learning_rate import LearningRate, follow, plan_of
 from ddm.losses import NELBO, Loss, ScoreEntropy
 from ddm.noise import LogLinear, NoiseSchedule
 from ddm.orders.order import mask_of
@@ -34,13 +32,10 @@ from ddm.schedule import SamplingSchedule, Schedule
 from ddm.schedules.setting import Setting, sampler_of
 
 Batch = Any  # see `tokens_of` and `free_of`
-T = TypeVar("T")
 
-# First words of the seeds, so that no two stages share a stream of random numbers.
-TRAINING, EVALUATION, PREDICTION, LIKELIHOOD = range(4)
-
-JUDGED = 64
-"""First sequences of validation and test, in each process, whose likelihood is measured."""
+TRAINING, PREDICTION = 0, 2
+"""First words of the seeds, so that no two stages share a stream of random numbers; 1 and 3 are
+those of validation and test (`ddm.held_out`)."""
 
 
 class DiscreteDiffusion(LightningModule):
@@ -125,6 +120,11 @@ class DiscreteDiffusion(LightningModule):
         if isinstance(sampler, RevealSampler):
             mask_of(kernel)  # or no sample is drawn
         require_at_least(0, warmup_steps=warmup_steps, num_calls=num_calls)
+        if shape and math.prod(shape) != length:
+            raise ValueError(
+                f"`shape` must multiply to `length`, {length}, got {shape}; leave it out for one "
+                "axis."
+            )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attribute .* is an instance of `nn.Module`")
             self.save_hyperparameters(logger=False)
@@ -138,20 +138,13 @@ class DiscreteDiffusion(LightningModule):
         self.loss = loss
         # Ratios of a network need not belong to a posterior: their bound is the score entropy.
         self.bound: Loss = ScoreEntropy() if isinstance(self.denoiser, ScoreDenoiser) else NELBO()
-        if shape and math.prod(shape) != length:
-            raise ValueError(
-                f"`shape` must multiply to `length`, {length}, got {shape}; leave it out for one "
-                "axis."
-            )
         self.sampler = sampler.shaped(shape)
         self.length = length
         self.shape = shape
         self.num_steps = num_steps
         self.num_draws = num_draws
         self.num_calls = num_calls
-        self.make_optimizer = _Shared(optimizer)
-        self.make_lr_scheduler = None if lr_scheduler is None else _Shared(lr_scheduler)
-        self.warmup_steps = warmup_steps
+        self._learning_rate = LearningRate(optimizer, lr_scheduler, warmup_steps)
         self.schedule_source: Callable[[int], SamplingSchedule] = SamplingSchedule.uniform
         self._seed, self._world_size = 0, 1
         self._begin_to_count()
@@ -251,17 +244,8 @@ class DiscreteDiffusion(LightningModule):
         loader: Any = self.trainer.train_dataloader
         if len(restored["loaders"]) == 1 and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(restored["loaders"][0])
-        if restored["learning_rate"] == self._plan:
-            return
-        (optimizer,) = self.trainer.optimizers
-        configs = self.trainer.lr_scheduler_configs
-        scheduler = configs[0].scheduler if configs else None
-        assert not isinstance(scheduler, ReduceLROnPlateau)  # needs a metric in every step
-        follow(self._plan, optimizer, scheduler, self.trainer.global_step)
-        rank_zero_info(
-            "The settings or the length of the run differ from those of the checkpoint; its "
-            f"learning rate goes on at {optimizer.param_groups[0]['lr']:.4g}."
-        )
+        if restored["learning_rate"] != self._plan:
+            follow(self._plan, self.trainer)
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Stop a run whose weights have become NaN; looks when losses are logged and epochs end."""
@@ -286,12 +270,12 @@ class DiscreteDiffusion(LightningModule):
         self._begin_to_count()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure the bound."""
-        self._evaluate(batch, batch_idx)
+        """Measure the bound, and the first sequences under the sampler."""
+        self._held_out.update(*self._data(batch, batch_idx))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure the bound."""
-        self._evaluate(batch, batch_idx)
+        """Measure the bound, and the first sequences under the sampler."""
+        self._held_out.update(*self._data(batch, batch_idx))
 
     def on_validation_epoch_end(self) -> None:
         """Log the bound and the sampler's cost in bits per token, and their standard errors."""
@@ -316,28 +300,10 @@ class DiscreteDiffusion(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and, if asked for, warm-up and decay of its learning rate."""
-        optimizer = self.make_optimizer(self.parameters())
-        schedulers: list[LRScheduler] = []
-        if self.warmup_steps > 0:
-            first = 1 / (self.warmup_steps + 1)
-            schedulers.append(LinearLR(optimizer, first, total_iters=self.warmup_steps))
-        if self.make_lr_scheduler is not None:
-            num_steps = self.trainer.estimated_stepping_batches
-            if num_steps == math.inf:
-                raise ValueError(
-                    "`lr_scheduler` needs a finite number of optimizer steps, got infinitely many; "
-                    "set the trainer's `max_steps` or `max_epochs`."
-                )
-            # A run that ends within the warm-up never gets to the decay.
-            decay_steps = max(1, int(num_steps) - self.warmup_steps)
-            schedulers.append(self.make_lr_scheduler(optimizer, decay_steps))
-        if not schedulers:
-            self._plan = plan_of(optimizer, None)
-            return optimizer
-        scheduler = schedulers[0]
-        if len(schedulers) == 2:
-            scheduler = SequentialLR(optimizer, schedulers, [self.warmup_steps])
+        optimizer, scheduler = self._learning_rate.make(self.parameters(), self.trainer)
         self._plan = plan_of(optimizer, scheduler)
+        if scheduler is None:
+            return optimizer
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -390,56 +356,24 @@ class DiscreteDiffusion(LightningModule):
             "checkpoint."
         )
 
-    def _evaluate(self, batch: Batch, batch_idx: int) -> None:
-        x_0, free = self._data(batch, batch_idx)
-        first = self._estimate.num_sequences
-        rows = torch.arange(first, first + len(x_0)) * self._world_size + self.global_rank
-        nats = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
-        for draw in range(self.num_draws):
-            t = spread_times(rows * self.num_draws + draw).to(x_0.device)
-            # Row by row: the noise of a sequence must not depend on those beside it.
-            noised = [
-                self.process.sample(
-                    x_0[b : b + 1],
-                    t[b : b + 1],
-                    seeded(self.device, EVALUATION, row, draw),
-                    free=None if free is None else free[b : b + 1],
-                )
-                for b, row in enumerate(rows.tolist())
-            ]
-            nats += self.bound.value(self.denoiser(torch.cat(noised), t, free), x_0)
-        tokens = torch.full_like(rows, x_0.shape[1]) if free is None else free.sum(-1)
-        self._estimate.update(nats / self.num_draws, tokens)
-        left = JUDGED - self._likelihood.num_sequences
-        if left > 0:
-            self._judge(x_0[:left], None if free is None else free[:left], tokens[:left])
-
-    def _judge(self, x_0: Tensor, free: Tensor | None, tokens: Tensor) -> None:
-        """Measure what sequences cost the sampler."""
-        num_steps = min(self.num_calls, int(tokens.max()))
-        if num_steps < 1:
-            return
-        schedule = self.schedule(num_steps)
-        sampler = sampler_of(schedule, self.sampler)
-        if sampler.num_evals(num_steps, self.length) > num_steps:
-            return
-        generator = self._generator(LIKELIHOOD, self._likelihood.num_sequences)
-        nats = sampler_nats(self.denoiser, sampler, x_0, schedule, free=free, generator=generator)
-        self._likelihood.update(nats, tokens)
-
     def _begin_to_count(self) -> None:
-        self._estimate, self._likelihood = RatioEstimate(), RatioEstimate()
+        self._held_out = HeldOutBits(
+            denoiser=self.denoiser,
+            bound=self.bound,
+            sampler=self.sampler,
+            schedule=self.schedule,
+            length=self.length,
+            num_draws=self.num_draws,
+            num_calls=self.num_calls,
+            rank=self.global_rank,
+            world_size=self._world_size,
+        )
 
     def _log_bits(self, stage: str) -> float:
-        bits, error = (value / math.log(2) for value in self._estimate.compute())
-        # The values are those of all processes already.
-        self.log(f"{stage}/bits_per_token", bits, prog_bar=True)
-        self.log(f"{stage}/bits_per_token_error", error)
-        own, error = (value / math.log(2) for value in self._likelihood.compute())
-        if not math.isnan(own):
-            self.log(f"{stage}/sampler_bits_per_token", own)
-            self.log(f"{stage}/sampler_bits_per_token_error", error)
-        return bits
+        values = self._held_out.compute()
+        for name, value in values.items():  # which are those of all processes already
+            self.log(f"{stage}/{name}", value, prog_bar=name == "bits_per_token")
+        return values["bits_per_token"]
 
     def _data(
         self, batch: Batch, batch_idx: int
@@ -468,20 +402,3 @@ class DiscreteDiffusion(LightningModule):
 def _count(x_0: Tensor, free: Tensor | None) -> int | Tensor:
     """Return the number of free tokens of a batch."""
     return x_0.numel() if free is None else free.sum().clamp(min=1)
-
-
-class _Shared(Generic[T]):
-    """A function that copies of a module share.
-
-    `EMAWeightAveraging` copies the module deeply. The functions that LightningCLI makes hold the
-    whole command line: the copy would take trainer and data along, and fail on process groups.
-    """
-
-    def __init__(self, make: Callable[..., T]) -> None:
-        self.make = make
-
-    def __call__(self, *args: object) -> T:
-        return self.make(*args)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared[T]:
-        return self
