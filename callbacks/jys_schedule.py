@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from ddm.batch import free_of, tokens_of, without_rests
 from ddm.callbacks.budget import Budget
 from ddm.callbacks.door import denoiser_of, probe, undisturbed
+from ddm.callbacks.due import due
 from ddm.callbacks.history import UpdateHistory
 from ddm.callbacks.overview import binned_density
 from ddm.callbacks.recent import RecentSequences
+from ddm.callbacks.report import Report
 from ddm.callbacks.schedule_files import ScheduleFiles
-from ddm.callbacks.schedule_log import log_numbers, log_pictures, open_panel, summary
 from ddm.callbacks.update import LEAST, Updater
 from ddm.denoisers import Denoiser
 from ddm.functional import gather_made, gather_objects, require_at_least, require_instance
@@ -142,13 +140,13 @@ class JYSScheduleCallback(Callback):
         self.seed = seed
         self.optimized = Optimized({})
         self._history = UpdateHistory()
+        self._report = Report(self._history)
         self._files = ScheduleFiles()
         known = self.optimizer if isinstance(self.optimizer, OptimalSteps) else self.judge
         self._budget = Budget(max_share, num_samples, known.num_times + known.pilot_times)
         self._recent = RecentSequences(num_samples)
         self._untried: Denoiser | None = None
-        self._step = self._num_shown = 0
-        self._began = self._spent = 0.0
+        self._step = 0
 
     @property
     def state_key(self) -> str:
@@ -198,14 +196,12 @@ class JYSScheduleCallback(Callback):
             trainer: Its `global_step` counts the step just made.
             previous_step: The value of `global_step` when this was asked before.
         """
-        step = trainer.global_step
-        if self.every_n_steps is not None:
-            return step // self.every_n_steps > previous_step // self.every_n_steps
-        if self.every_n_epochs is not None:
-            ended = trainer.is_last_batch or step == trainer.max_steps
-            return ended and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        doublings = ((16 * n // _total_steps(trainer)).bit_length() for n in (previous_step, step))
-        return next(doublings) < next(doublings)
+        return due(
+            trainer,
+            previous_step,
+            every_n_epochs=self.every_n_epochs,
+            every_n_steps=self.every_n_steps,
+        )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Offer the schedules to the module."""
@@ -227,10 +223,11 @@ class JYSScheduleCallback(Callback):
         """Start with empty hands; a resumed run does not repeat the update it was saved after."""
         share = -(-self.num_samples // trainer.world_size)
         self._recent = RecentSequences(max(LEAST, share))
-        self._step, self._num_shown = trainer.global_step, self._history.num_updates
-        self._began, self._spent = time.monotonic(), 0.0
+        self._step = trainer.global_step
+        self._report.start()
         self._files.start(trainer)
-        self._log_settings(trainer, pl_module)
+        assert self._untried is not None
+        self._report.open(trainer, pl_module, self._untried, self._settings(), self.num_steps)
 
     def on_train_batch_start(
         self,
@@ -279,14 +276,7 @@ class JYSScheduleCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the last update, and say what the callback has cost."""
-        begin = time.monotonic()
-        if self._history.num_updates > self._num_shown:
-            self._show(trainer)
-        self._spent += time.monotonic() - begin
-        share = self._share()
-        self._log(trainer, share)
-        (value,) = share.values()
-        rank_zero_info(f"Optimizing schedules took {self._spent:.1f} s, {value:.1%} of training.")
+        self._report.end(trainer, self.optimized.table)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last files."""
@@ -306,11 +296,17 @@ class JYSScheduleCallback(Callback):
         own = getattr(module, "sampler", None)
         return self.sampler or (own if isinstance(own, Sampler) else Analytic())
 
+    def _settings(self) -> dict[str, Any]:
+        """Return what distinguishes runs, under the names that loggers show."""
+        names = ["num_steps", "every_n_epochs", "every_n_steps", "num_samples", "max_share"]
+        names += ["smoothing", "seed"]
+        settings = {f"schedule/{name}": getattr(self, name) for name in names}
+        return settings | {"schedule/optimizer": describe(self.optimizer)}
+
     def _update(self, trainer: Trainer, module: LightningModule) -> None:
         """Optimize, keep the best, log; training goes on with the old schedules if it fails."""
-        begin, step = time.monotonic(), trainer.global_step
-        numbers = ", ".join(map(str, self.num_steps))
-        rank_zero_info(f"Step {step}: optimizing the schedules of {numbers} steps ...")
+        step = trainer.global_step
+        self._report.begin(step, self.num_steps)
         try:
             # Those of the first process, so that all of them hold the same.
             found, rows, (num, price) = gather_made(lambda: self._find(trainer, module))[0]
@@ -319,19 +315,11 @@ class JYSScheduleCallback(Callback):
             update: dict[str, Any] = {"step": step, "seconds": 0.0, "num_calls": found.num_calls}
             update |= {"density": density, "schedules": rows}
         except Exception as error:
-            self._spent += time.monotonic() - begin
-            rank_zero_warn(f"Schedules are not updated at step {step}, the old ones stay: {error}")
+            self._report.fail(step, error)
             return
         self.optimized = found
         self._budget.spend(num * trainer.world_size, price)
-        self._history.add(update)
-        if self._history.worth_showing:
-            self._show(trainer)
-        update["seconds"] = time.monotonic() - begin
-        self._spent += update["seconds"]
-        gains = {f"gain_{row['num_steps']}": row["gain"] for row in rows}
-        self._log(trainer, gains | {"seconds": update["seconds"]} | self._share())
-        rank_zero_info(f"Step {step}: {update['seconds']:.1f} s, {summary(update)}")
+        self._report.finish(trainer, update, found.table)
 
     def _find(
         self, trainer: Trainer, module: LightningModule
@@ -346,45 +334,3 @@ class JYSScheduleCallback(Callback):
             denoiser, sampler = self.denoiser(module), self._sampler(module)
             schedules = self.optimized.schedules
             return updater(denoiser, sampler, self._recent, num, schedules, seed)
-
-    def _share(self) -> dict[str, float]:
-        elapsed = max(time.monotonic() - self._began, 1e-9)
-        return {"share_of_training_time": self._spent / elapsed}
-
-    @rank_zero_only
-    def _show(self, trainer: Trainer) -> None:
-        self._num_shown = self._history.num_updates
-        assert self.optimized.table is not None
-        try:
-            log_pictures(trainer, self._history.updates, self.optimized.table)
-        except Exception as error:
-            rank_zero_warn(f"Schedules cannot be drawn, training goes on: {error}")
-
-    @rank_zero_only
-    def _log_settings(self, trainer: Trainer, module: LightningModule) -> None:
-        names = ["num_steps", "every_n_epochs", "every_n_steps", "num_samples", "max_share"]
-        names += ["smoothing", "seed"]
-        settings = {f"schedule/{name}": getattr(self, name) for name in names}
-        settings["schedule/optimizer"] = describe(self.optimizer)
-        assert self._untried is not None
-        try:
-            with undisturbed(trainer, module):
-                open_panel(trainer, module, self._untried, settings, self.num_steps)
-        except Exception as error:
-            rank_zero_warn(f"Settings cannot be logged, training goes on: {error}")
-
-    @rank_zero_only
-    def _log(self, trainer: Trainer, numbers: dict[str, float]) -> None:
-        try:
-            log_numbers(trainer, numbers)
-        except Exception as error:
-            rank_zero_warn(f"Schedules cannot be logged, training goes on: {error}")
-
-
-def _total_steps(trainer: Trainer) -> int:
-    """Return the number of optimizer steps of the whole run, or 1,024 if it is not known."""
-    try:
-        total = trainer.estimated_stepping_batches
-    except MisconfigurationException:  # gradient accumulation that changes on the way
-        return 1024
-    return 1024 if math.isinf(total) else max(1, int(total))

@@ -183,7 +183,7 @@ def test_drawing_may_fail(tmp_path, monkeypatch):
         raise RuntimeError("no ink")
 
     for name in ("log_pictures", "log_numbers"):
-        monkeypatch.setattr(f"ddm.callbacks.jys_schedule.{name}", fail)
+        monkeypatch.setattr(f"ddm.callbacks.report.{name}", fail)
     callback = foreign()
     with (
         pytest.warns(UserWarning, match="cannot be drawn, training goes on: no ink"),

@@ -348,10 +348,8 @@ def test_every_update_says_what_it_does(tmp_path, caplog):
         clock[0] += 5
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "ddm.callbacks.jys_schedule.time", SimpleNamespace(monotonic=lambda: clock[0])
-        )
-        patch.setattr("ddm.callbacks.jys_schedule.log_pictures", draw)
+        patch.setattr("ddm.callbacks.report.time", SimpleNamespace(monotonic=lambda: clock[0]))
+        patch.setattr("ddm.callbacks.report.log_pictures", draw)
         callback = JYSScheduleCallback(
             (2,), optimizer=OptimalSteps(**SMALL), num_samples=16, every_n_epochs=1
         )
