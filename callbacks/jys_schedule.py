@@ -81,6 +81,25 @@ class JYSScheduleCallback(Callback):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing
+        >>> from ddm.backbones import MLP
+        >>> from ddm.callbacks import JYSScheduleCallback
+        >>> from ddm.datamodules import CountDown
+        >>> from ddm.module import DiscreteDiffusion
+        >>> from lightning.pytorch import Trainer
+        >>> model = DiscreteDiffusion(
+        ...     Absorbing(4), lambda k: MLP(k, length=6), length=6, optimizer=torch.optim.Adam
+        ... )
+        >>> callback = JYSScheduleCallback(num_steps=(2, 4), every_n_steps=2, num_samples=16)
+        >>> data = CountDown(4, 6, num_samples=64, num_val=16, batch_size=16)
+        >>> quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer = Trainer(max_steps=4, callbacks=[callback], accelerator="cpu", **quiet)
+        >>> trainer.fit(model, data)
+        >>> len(callback.schedule(4).times)
+        5
     """
 
     def __init__(

@@ -55,6 +55,12 @@ class SampleLogger(Callback):
         num_shown: Number of samples that are shown.
         num_trajectories: Number of samples whose way from noise to data is shown.
         seed: Seed of the noise.
+
+    Example:
+        >>> from ddm.callbacks import SampleLogger
+        >>> from lightning.pytorch import Trainer
+        >>> callback = SampleLogger(num_samples=8, num_steps=(4, 16))
+        >>> trainer = Trainer(callbacks=[callback], accelerator="cpu", logger=False)
     """
 
     def __init__(

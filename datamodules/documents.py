@@ -47,7 +47,7 @@ def readable(documents: Documents, shard: int, first: int = 0) -> Iterator[tuple
 
 
 class Shards(Documents):
-    """The files of a folder: JSON lines, a document each, or text files, each a document.
+    r"""The files of a folder: JSON lines, a document each, or text files, each a document.
 
     They are `*.jsonl`, `*.jsonl.gz`, `*.txt` and `*.txt.gz`, at any depth and in sorted order;
     hidden ones are not looked at. Whole processes read whole files, so that there should be at
@@ -59,6 +59,14 @@ class Shards(Documents):
 
     Raises:
         ValueError: There is no such file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ddm.datamodules import Shards
+        >>> Path("shards").mkdir()
+        >>> _ = Path("shards/0.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n')
+        >>> list(Shards("shards").read(0))
+        ['One.', 'Two.']
     """
 
     def __init__(self, path: str, *, column: str = "text") -> None:
@@ -98,7 +106,7 @@ class Shards(Documents):
 
 
 class HuggingFace(Documents):
-    """A dataset of the library `datasets`: streamed, or a folder that `save_to_disk` has written.
+    r"""A dataset of the library `datasets`: streamed, or a folder that `save_to_disk` has written.
 
     Needs `pip install 'discrete-diffusion[stream]'`.
 
@@ -111,6 +119,13 @@ class HuggingFace(Documents):
 
     Raises:
         ValueError: The library is not installed, or finds no such data.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ddm.datamodules import HuggingFace
+        >>> _ = Path("texts.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n')
+        >>> list(HuggingFace("json", data_files="texts.jsonl").read(0))
+        ['One.', 'Two.']
     """
 
     def __init__(

@@ -67,6 +67,12 @@ class Images(SequenceDataModule):
     Raises:
         ValueError: If an argument is out of its domain, or images are missing, damaged or of
             different sizes.
+
+    Example:
+        >>> from ddm.datamodules import Images
+        >>> data = Images("digits", num_levels=4)
+        >>> data.shape, data.vocab_size, data.val_tokens.shape
+        ((1, 8, 8), 4, torch.Size([180, 64]))
     """
 
     shape: tuple[int, int, int]

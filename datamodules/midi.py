@@ -94,6 +94,17 @@ class Midi(SequenceDataModule):
     Raises:
         ValueError: If an argument is out of its domain; and when the files are read, before
             training, if none can be, or fewer than three different pieces are as long as a window.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ddm.datamodules import Midi, tokens_to_midi
+        >>> Path("songs").mkdir()
+        >>> for start in (60, 62, 64):
+        ...     tokens_to_midi(torch.arange(start, start + 16)).write(f"songs/{start}.mid")
+        >>> data = Midi("songs", length=8, prompt_length=2, val_fraction=0.3)
+        >>> data.train_tokens[0].diff().tolist(), data.free.long()
+        ([1, 1, 1, 1, 1, 1, 1], tensor([0, 0, 1, 1, 1, 1, 1, 1]))
     """
 
     def __init__(

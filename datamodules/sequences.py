@@ -29,6 +29,13 @@ class TokenSequences(Dataset[Batch]):
         tokens: Sequences of any integer type, with shape (N, L); a strided view is fine.
         free: The positions that are generated, (L,) or (N, L), where others are given; items then
             hold them as "free" beside "tokens", in the same shape.
+
+    Example:
+        >>> import torch
+        >>> from ddm.datamodules import TokenSequences
+        >>> data = TokenSequences(torch.arange(8).reshape(2, 4), torch.arange(4) >= 2)
+        >>> data[1]
+        {'tokens': tensor([4, 5, 6, 7]), 'free': tensor([False, False,  True,  True])}
     """
 
     def __init__(

@@ -57,6 +57,14 @@ class Text(TextData):
     Raises:
         ValueError: If an argument is out of its domain, there is no text, a file that stands alone
             is not UTF-8, or a window is longer than one of the splits.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ddm.datamodules import Text
+        >>> _ = Path("dogs.txt").write_text("the dog runs to the door and barks. " * 20)
+        >>> data = Text("dogs.txt", length=12)
+        >>> data.decode(data.val_tokens[:1]), data.vocab_size
+        (['the dog runs'], 15)
     """
 
     def __init__(

@@ -52,6 +52,18 @@ class TextStream(TextData):
     Raises:
         ValueError: If an argument is out of its domain, or the documents do not fill the windows
             that are held out.
+
+    Example:
+        >>> from functools import partial
+        >>> from pathlib import Path
+        >>> from ddm.datamodules import CharacterVocabulary, Shards, TextStream
+        >>> Path("shards").mkdir()
+        >>> for i in range(4):
+        ...     _ = Path(f"shards/{i}.txt").write_text("the dog runs to the door. " * 9)
+        >>> documents, sizes = partial(Shards, "shards"), dict(length=12, batch_size=2)
+        >>> data = TextStream(documents, CharacterVocabulary, **sizes, num_held_out=4)
+        >>> next(iter(data.train_dataloader()))["tokens"].shape
+        torch.Size([2, 12])
     """
 
     def __init__(

@@ -16,6 +16,13 @@ class TokenizerFile(BPE):
     Args:
         text: Not looked at: the tokens are always the same.
         file: The file, as the package tokenizers writes it.
+
+    Example:
+        >>> from ddm.datamodules import BPE, TokenizerFile
+        >>> BPE("the dog, the door, the day").tokenizer.save("tokenizer.json")
+        >>> vocabulary = TokenizerFile(file="tokenizer.json")
+        >>> vocabulary.decode(vocabulary.encode("the dog")[None])
+        ['the dog']
     """
 
     def __init__(self, text: str | Corpus = "", *, file: str) -> None:

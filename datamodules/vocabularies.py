@@ -59,6 +59,12 @@ class CharacterVocabulary(Vocabulary):
 
     Args:
         text: Any text that holds every character needed.
+
+    Example:
+        >>> from ddm.datamodules import CharacterVocabulary
+        >>> vocabulary = CharacterVocabulary("banana")
+        >>> vocabulary.tokens, vocabulary.encode("nab")
+        (['a', 'b', 'n'], tensor([2, 0, 1]))
     """
 
     def __init__(self, text: str | Corpus) -> None:
@@ -114,6 +120,12 @@ class Text8Vocabulary(CharacterVocabulary):
 
     Args:
         text: Not looked at: the symbols are always the same.
+
+    Example:
+        >>> from ddm.datamodules import Text8Vocabulary
+        >>> vocabulary = Text8Vocabulary()
+        >>> vocabulary.decode(vocabulary.encode("It's 7!")[None])
+        ['it s seven ']
     """
 
     def __init__(self, text: str | Corpus = "") -> None:
@@ -133,6 +145,12 @@ class BPE(Vocabulary):
     Args:
         text: The text to train on.
         vocab_size: The number V of tokens, at least 256; a short text may give fewer.
+
+    Example:
+        >>> from ddm.datamodules import BPE
+        >>> vocabulary = BPE("the dog, the door, the day", vocab_size=300)
+        >>> len(vocabulary), [vocabulary.tokens[i] for i in vocabulary.encode("the dog")]
+        (261, ['the', 'Ġdo', 'g'])
     """
 
     def __init__(self, text: str | Corpus, vocab_size: int = 4096) -> None:
@@ -191,6 +209,13 @@ class GPT2Vocabulary(BPE):
         text: Not looked at: the tokens are always the same.
         vocab_file: The tokens and their numbers, `vocab.json` (or `encoder.json`).
         merges_file: The merges, `merges.txt` (or `vocab.bpe`).
+
+    Example:
+        >>> from ddm.datamodules import BPE, GPT2Vocabulary
+        >>> _ = BPE("the dog, the door, the day").tokenizer.model.save(".")  # like GPT-2's
+        >>> vocabulary = GPT2Vocabulary(vocab_file="vocab.json", merges_file="merges.txt")
+        >>> vocabulary.decode(vocabulary.encode("the dog")[None])
+        ['the dog']
     """
 
     def __init__(self, text: str | Corpus = "", *, vocab_file: str, merges_file: str) -> None:

@@ -90,6 +90,18 @@ class DiscreteDiffusion(LightningModule):
 
     Raises:
         ValueError: A number is out of its domain.
+
+    Example:
+        >>> import torch
+        >>> from ddm import Absorbing
+        >>> from ddm.backbones import MLP
+        >>> from ddm.module import DiscreteDiffusion
+        >>> model = DiscreteDiffusion(
+        ...     Absorbing(4), lambda k: MLP(k, length=6), length=6, optimizer=torch.optim.Adam
+        ... )
+        >>> samples = model.sample(2, 4)  # before any training, in 4 uniform steps
+        >>> samples.tokens.shape, samples.num_calls
+        (torch.Size([2, 6]), 4)
     """
 
     def __init__(

@@ -4,9 +4,23 @@ import doctest
 import inspect
 
 import pytest
+from lightning.pytorch import Callback, LightningDataModule
+from torchmetrics import Metric
 
 import ddm
-from ddm import datamodules, denoisers, kernels, losses, noise, orders, samplers, schedules
+from ddm import (
+    callbacks,
+    datamodules,
+    denoisers,
+    kernels,
+    losses,
+    metrics,
+    noise,
+    orders,
+    samplers,
+    schedules,
+)
+from ddm.module import DiscreteDiffusion
 
 PARTS = [
     (kernels, kernels.Kernel),
@@ -16,20 +30,24 @@ PARTS = [
     (samplers, samplers.Sampler),
     (orders, orders.RevealOrder),
     (schedules, schedules.ScheduleOptimizer),
+    (datamodules, LightningDataModule),
+    (datamodules, datamodules.Documents),
+    (datamodules, datamodules.Vocabulary),
+    (metrics, Metric),
+    (callbacks, Callback),
 ]
-PUBLIC = {
-    getattr(module, name)
-    for module in (ddm, kernels, noise, denoisers, losses, samplers, orders, schedules, datamodules)
-    for name in module.__all__
-}
+PUBLIC = {getattr(part, name) for part in {ddm, *(p for p, _ in PARTS)} for name in part.__all__}
+PUBLIC.add(DiscreteDiffusion)
 EXAMPLES = sorted(
     (thing for thing in PUBLIC if ">>>" in (thing.__doc__ or "")), key=lambda thing: thing.__name__
 )
 
 
+@pytest.mark.filterwarnings("ignore:The .* does not have many workers")
 @pytest.mark.parametrize("thing", [pytest.param(t, id=t.__name__) for t in EXAMPLES])
-def test_examples_run(thing):
-    """What an example shows is what comes out, in a namespace of its own."""
+def test_examples_run(thing, tmp_path, monkeypatch):
+    """What an example shows is what comes out, in a namespace and a folder of its own."""
+    monkeypatch.chdir(tmp_path)
     finder = doctest.DocTestFinder(recurse=False)
     (example,) = finder.find(thing, thing.__name__, globs={})
     assert doctest.DocTestRunner().run(example).failed == 0

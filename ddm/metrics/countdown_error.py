@@ -24,6 +24,13 @@ class CountDownError(Metric):
 
     Args:
         vocab_size: The number of tokens V of the task.
+
+    Example:
+        >>> import torch
+        >>> from ddm.metrics import CountDownError
+        >>> metric = CountDownError(vocab_size=4)
+        >>> metric(torch.tensor([[2, 1, 0, 3, 3]]))  # the last pair should be (3, 2)
+        tensor(0.2500)
     """
 
     is_differentiable = False

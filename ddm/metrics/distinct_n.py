@@ -21,6 +21,13 @@ class DistinctN(Metric):
 
     Args:
         n: The number of tokens of an n-gram, at least 1.
+
+    Example:
+        >>> import torch
+        >>> from ddm.metrics import DistinctN
+        >>> metric = DistinctN(2)
+        >>> metric(torch.tensor([[1, 2, 1, 2, 1]]))  # (1, 2) and (2, 1), each twice
+        tensor(0.5000)
     """
 
     is_differentiable = False

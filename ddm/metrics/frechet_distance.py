@@ -16,6 +16,13 @@ class PCA(nn.Module):
 
     Attributes:
         num_features: The number F of components.
+
+    Example:
+        >>> import torch
+        >>> from ddm.metrics import PCA
+        >>> data = torch.tensor([[0, 0], [2, 2], [4, 4]])
+        >>> PCA(data, 1)(data).abs().round(decimals=3).T
+        tensor([[2.8280, 0.0000, 2.8280]], dtype=torch.float64)
     """
 
     mean: Tensor
@@ -64,6 +71,14 @@ class FrechetDistance(Metric):
     Args:
         reference: Sequences of data, at least 2, with shape (N, L).
         features: Turns tokens of shape (B, L) into features of shape (B, F).
+
+    Example:
+        >>> import torch
+        >>> from ddm.metrics import PCA, FrechetDistance
+        >>> data = torch.tensor([[0, 0], [2, 2], [4, 4]])
+        >>> metric = FrechetDistance(data, PCA(data, 2))
+        >>> metric(data + 1).round(decimals=3)  # moved by 1 in two directions, not spread
+        tensor(2., dtype=torch.float64)
     """
 
     is_differentiable = False

@@ -42,6 +42,20 @@ class GenerativePerplexity(Metric):
 
     Raises:
         ValueError: If the model cannot be loaded.
+
+    Example:
+        >>> import torch
+        >>> from ddm.datamodules import BPE
+        >>> from ddm.metrics import GenerativePerplexity
+        >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+        >>> vocabulary = BPE("the dog, the door, the day")
+        >>> sizes = dict(vocab_size=len(vocabulary), n_embd=8, n_layer=1, n_head=2)
+        >>> GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained("gpt")  # instead of a real one
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary.tokenizer)
+        >>> _ = tokenizer.save_pretrained("gpt")
+        >>> metric = GenerativePerplexity(vocabulary.decode, "gpt")
+        >>> 200 < metric(vocabulary.encode("the dog")[None]) < 350  # an untrained one: about V
+        tensor(True)
     """
 
     is_differentiable = False

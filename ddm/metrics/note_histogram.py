@@ -91,6 +91,13 @@ class NoteHellinger(_NoteHistogram):
     Args:
         vocab_size: The number of notes, rests among them.
         prompt_length: The number of first tokens that were given, which do not count.
+
+    Example:
+        >>> import torch
+        >>> from ddm.metrics import NoteHellinger
+        >>> metric = NoteHellinger(vocab_size=129)
+        >>> metric(torch.tensor([[60, 62, 60, 62]]), torch.tensor([[62, 60, 62, 60]]))
+        tensor(0., dtype=torch.float64)
     """
 
     def _per_song(self, p: Float[Tensor, "B K"], q: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
@@ -111,6 +118,13 @@ class NoteOutliers(_NoteHistogram):
     Args:
         vocab_size: The number of notes, rests among them.
         prompt_length: The number of first tokens that were given, which do not count.
+
+    Example:
+        >>> import torch
+        >>> from ddm.metrics import NoteOutliers
+        >>> metric = NoteOutliers(vocab_size=129)
+        >>> metric(torch.tensor([[60, 62, 64, 61]]), torch.tensor([[62, 60, 62, 64]]))
+        tensor(0.2500, dtype=torch.float64)
     """
 
     def _per_song(self, p: Float[Tensor, "B K"], q: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:

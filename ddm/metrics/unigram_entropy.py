@@ -16,6 +16,13 @@ class UnigramEntropy(Metric):
     token, at most :math:`\log L`. Every sample is scored by itself, so that neither the number
     of samples nor the batch size matters. A quality gain that comes with a lower entropy than
     real data has is a loss of diversity.
+
+    Example:
+        >>> import torch
+        >>> from ddm.metrics import UnigramEntropy
+        >>> metric = UnigramEntropy()
+        >>> metric(torch.tensor([[0, 1, 0, 1], [2, 2, 2, 2]]))  # (log 2 + 0) / 2
+        tensor(0.3466, dtype=torch.float64)
     """
 
     is_differentiable = False

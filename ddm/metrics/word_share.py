@@ -35,6 +35,15 @@ class WordShare(Metric):
         words: The known words, in any case.
         decode: Turns tokens of shape (B, L) into B strings.
         min_length: The fewest letters of a word that counts.
+
+    Example:
+        >>> import torch
+        >>> from ddm.datamodules import CharacterVocabulary
+        >>> from ddm.metrics import WordShare
+        >>> vocabulary = CharacterVocabulary("a dog sees a dug hut ")
+        >>> metric = WordShare(["dog", "sees"], vocabulary.decode)
+        >>> metric(vocabulary.encode(" dog sees dug ")[None])
+        tensor(0.6667)
     """
 
     is_differentiable = False
