@@ -6,8 +6,7 @@ from torch import nn
 
 from cases import each_legal_pair, each_loss
 from ddm.backbones import Transformer
-from ddm.denoisers import MeanDenoiser, PosteriorDenoiser
-from ddm.denoisers import denoiser as denoiser_module
+from ddm.denoisers import MeanDenoiser, PosteriorDenoiser, network
 from ddm.kernels import Absorbing, Uniform, sparse
 from ddm.losses import NELBO
 from ddm.noise import LogLinear
@@ -47,7 +46,7 @@ def apart(request, monkeypatch):
     """Return what switches to logits where they are needed, whole and in pieces of few tokens."""
 
     def switch(small=0):
-        monkeypatch.setattr(denoiser_module, "SMALL", small)
+        monkeypatch.setattr(network, "SMALL", small)
         monkeypatch.setattr(sparse, "CHUNK", request.param)
 
     return switch

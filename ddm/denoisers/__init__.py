@@ -1,16 +1,12 @@
 """Denoisers: a network (or an exact law) together with the process it undoes."""
 
-from ddm.denoisers.denoiser import (
-    Denoiser,
-    MeanDenoiser,
-    NetworkDenoiser,
-    PosteriorDenoiser,
-    ScoreDenoiser,
-    checked_call,
-    evaluating,
-)
+from ddm.denoisers.denoiser import Denoiser, checked_call, evaluating
 from ddm.denoisers.exact import ExactDenoiser, MarkovChainDenoiser
+from ddm.denoisers.mean import MeanDenoiser
+from ddm.denoisers.network import NetworkDenoiser
+from ddm.denoisers.posterior import PosteriorDenoiser
 from ddm.denoisers.prediction import LogLeaveOneOut, LogPosterior, LogRatio, Prediction, chunks
+from ddm.denoisers.score import ScoreDenoiser
 from ddm.denoisers.time_input import (
     DiscreteTime,
     MaskRatio,
