@@ -27,7 +27,7 @@ from ddm.noise import LogLinear, NoiseSchedule
 from ddm.orders.order import mask_of
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Sampler, Samples
-from ddm.samplers.reveal import RevealSampler
+from ddm.samplers.reveal_sampler import RevealSampler
 from ddm.schedule import SamplingSchedule, Schedule
 from ddm.schedules.setting import Setting, sampler_of
 

@@ -38,7 +38,7 @@ from ddm.samplers import (
     ThetaTrapezoidal,
     Threshold,
 )
-from ddm.samplers.reveal import RevealSampler
+from ddm.samplers.reveal_sampler import RevealSampler
 
 # Detailed balance with the stationary law (.2, .3, .5), and a chain that prefers one direction,
 # whose eigenvalues are complex.

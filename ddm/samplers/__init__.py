@@ -3,9 +3,11 @@
 from ddm.samplers.analytic import Analytic
 from ddm.samplers.cache import CallCounter
 from ddm.samplers.euler import Euler
+from ddm.samplers.first_hitting import FirstHitting
+from ddm.samplers.k_gillespie import KGillespie
 from ddm.samplers.predictor_corrector import PredictorCorrector
 from ddm.samplers.renoise import Renoise
-from ddm.samplers.reveal import FirstHitting, KGillespie, Reveal
+from ddm.samplers.reveal import Reveal
 from ddm.samplers.sampler import Sampler, Samples, Step
 from ddm.samplers.stopping import EntropyBound, StoppingRule, Threshold
 from ddm.samplers.tau_leaping import TauLeaping

@@ -12,7 +12,7 @@ from ddm.denoisers import Prediction
 from ddm.functional import require_at_least, require_instance, require_number
 from ddm.samplers.analytic import Analytic
 from ddm.samplers.euler import stay_or_jump
-from ddm.samplers.reveal import RevealSampler
+from ddm.samplers.reveal_sampler import RevealSampler
 from ddm.samplers.sampler import Sampler
 
 
