@@ -1,7 +1,10 @@
 """The benchmarks with exact laws: what they compute, and that they run."""
 
+import math
+
 import _corrector_search
 import correctors
+import held_out
 import problems
 import pytest
 import torch
@@ -66,6 +69,45 @@ def test_regret_knows_the_law_of_the_samples(kernel):
         cost = step_costs(p, x_0[index].expand(int(live.sum()), -1), s)[0][0]
         total += float(cost @ both[row][live])
     assert float(nats[2, 0]) == pytest.approx(total, rel=1e-9)
+
+
+def test_held_out_joints_are_laws():
+    """Each has its own name, can be enumerated, and is the law that its name says."""
+    laws = held_out.held_out_joints()
+    for law in laws.values():
+        assert float(law.sum()) == pytest.approx(1, rel=1e-12)
+        assert law.numel() <= 256
+    assert laws.keys().isdisjoint(joints())
+    likely = {name: int((law > 0.5 * law.max()).sum()) for name, law in laws.items()}
+    # Catalan number of 3, two letters twice, and the permutations of four.
+    assert [likely[name] for name in ("brackets", "copies", "permutations")] == [5, 9, 24]
+    urn = laws["urn"].reshape(-1)
+    assert float(urn[0]) == pytest.approx(231 / 1024, rel=1e-12)  # E[p^6], p of the arcsine law
+
+
+def test_held_out_runs(benchmarks):
+    """Rivals that need data and those that do not are compared in every cell that they have."""
+    sizes = ["--seeds=2", "--num-data=16", "--num-steps", "2", "3"]
+    held_out.main(["--joints=first and last", "--settings=Gaussian", *sizes])
+    found = read_json(benchmarks / "held_out.json")["ratios"]["Gaussian"][held_out.OURS]
+    assert {name: row["cells"] for name, row in found.items()} == {
+        "uniform": 2,
+        "cosine": 2,
+        "JYS": 2,
+        "JYS as released": 1,
+        held_out.BEST: 2,
+    }
+
+
+def test_losses_beyond_the_error():
+    """A cell is lost if the ratio is above 1 by more than twice its error."""
+    cells = {
+        "a": {"x": {"2": [1.2, 0.05]}, "y": {"2": [1.0, 0.05]}},
+        "b": {"x": {"2": [1.2, 0.15]}, "y": {"2": [1.0, 0.0]}},
+    }
+    found = held_out.comparison(cells, "x", "y")
+    assert found["a, N = 2"] == pytest.approx([1.2, 2 * math.hypot(0.05, 0.06)])
+    assert [ratio - error > 1 for ratio, error in found.values()] == [True, False]
 
 
 def test_means_given_a_later_state():

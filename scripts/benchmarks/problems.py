@@ -112,8 +112,8 @@ def kl(p: Tensor, q: Tensor) -> float:
 class Enumerated:
     """Everything about one joint and kernel that takes the sum over all S states."""
 
-    def __init__(self, kernel: Kernel, joint: Law) -> None:
-        self.process = ForwardProcess(kernel, LogLinear())
+    def __init__(self, kernel: Kernel, joint: Law, noise: NoiseSchedule | None = None) -> None:
+        self.process = ForwardProcess(kernel, noise or LogLinear())
         self.denoiser = ExactDenoiser(self.process, joint)
         self.data = joint
         self.states = sequences(kernel.num_states, joint.ndim)
