@@ -146,7 +146,7 @@ def summary(cells: Mapping[str, Any], name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for rival in (*RIVALS, BEST):
         ratios = comparison(cells, name, rival)
-        lost = {k: [r, e] for k, (r, e) in ratios.items() if r - e > 1}
+        lost = {k: [r, e] for k, (r, e) in ratios.items() if r - e > 1 + 1e-9}  # above rounding
         worst = max(ratios, key=lambda key: ratios[key][0])
         found[rival] = {
             "cells": len(ratios),
