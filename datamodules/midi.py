@@ -70,8 +70,8 @@ class Midi(SequenceDataModule):
         | https://arxiv.org/abs/2205.14987
 
     Args:
-        path: A folder with `*.mid` or `*.midi` files at any depth, or one such file. `python
-            scripts/prepare_data.py folk` writes one.
+        path: A folder with `*.mid` or `*.midi` files at any depth, or one such file. `ddm data
+            folk` writes one.
         length: The number of sixteenths of a window, which has `voices` times as many tokens.
         hop: The number of sixteenths between the starts of training windows; `length // 2` by
             default.
@@ -335,9 +335,9 @@ def _read(file: str, voices: int, track: int | None) -> tuple[np.ndarray, str]:
 def _load(path: Path, voices: int, track: int | None, cache: Path | None) -> _Melodies:
     if not path.exists():
         raise ValueError(
-            f"`path` must name an existing folder of MIDI files, got '{path}'; `python "
-            f"scripts/prepare_data.py folk --out {path}` writes one, or check the spelling and the "
-            f"working folder ('{Path.cwd()}')."
+            f"`path` must name an existing folder of MIDI files, got '{path}'; `ddm data "
+            f"folk --out {path}` writes one, or check the spelling and the working folder "
+            f"('{Path.cwd()}')."
         )
     folder = path if path.is_dir() else path.parent
     files = [path]

@@ -316,7 +316,7 @@ def test_bad_input(tunes, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             small(tunes, **changes)
-    with pytest.raises(ValueError, match=r"scripts/prepare_data\.py folk"):
+    with pytest.raises(ValueError, match=r"`ddm data folk --out"):
         small(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"with `\*\.mid` or `\*\.midi` files, got .* with none"):
