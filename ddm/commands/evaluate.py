@@ -188,10 +188,11 @@ def report(
     """Print a table for every metric, and draw it beside the value of held-out data."""
     shown = list(dict.fromkeys(row["schedule"] for row in rows))
     better = {name: metric.higher_is_better for name, metric in data.metrics().items()}
+    better["sampler_bits_per_token"] = False
     held_out, reference = data.val_tokens[:num_samples], data.test_tokens[:num_samples]
     num = min(len(held_out), len(reference))
     real = data.measure(held_out[:num].long(), reference[:num].long())
-    words = {True: "higher is better, ", False: "lower is better, ", None: ""}
+    words = {True: "higher is better; ", False: "lower is better; ", None: ""}
     for metric in dict.fromkeys(row["metric"] for row in rows):
         value = float(real.get(metric, math.nan))
         figure = plot_metric(
@@ -201,9 +202,10 @@ def report(
             real=None if math.isnan(value) else value,
         )
         save_figure(figure, out / f"{metric}.png")
+        known = "" if math.isnan(value) else f"held-out data {value:.4f}; "
         print(
-            f"\n{metric} ({words[better.get(metric)]}held-out data {value:.4f}; mean ± half of "
-            f"the 95 % interval, {num_seeds} seed(s))"
+            f"\n{metric} ({words[better.get(metric)]}{known}mean ± half of the 95 % interval, "
+            f"{num_seeds} seed(s))"
         )
         print(f"{'N':>4s}", *(f"{name:>19s}" for name in shown))
         table = {(r["num_steps"], r["schedule"]): r for r in rows if r["metric"] == metric}
