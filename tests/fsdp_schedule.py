@@ -71,7 +71,9 @@ def make_trainer(folder: Path, **settings) -> Trainer:
         max_epochs=1,
         accelerator="cpu",
         callbacks=[
-            JYSScheduleCallback((2, 4), optimizer=optimizer, num_samples=32, every_n_steps=2),
+            JYSScheduleCallback(
+                (2, 4), optimizer=optimizer, num_samples=32, every_n_steps=2, max_share=1000.0
+            ),
             ModelCheckpoint(folder, save_last=True, every_n_train_steps=2),
         ],
         logger=False,

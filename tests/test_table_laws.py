@@ -313,7 +313,7 @@ def test_averages_are_chosen_by_what_counts():
 
 def test_second_grid_follows_the_density_of_the_pilot():
     """It is equal in `int sqrt(w kappa)`, three quarters, and cells of the pilot, a quarter."""
-    optimizer, _ = measured(np.ones(8), gamma=0.0)
+    optimizer, _ = measured(np.ones(8), gamma=0.0, num_times=72, pilot_times=24)
     pilot, grid = optimizer.grids
     assert pilot == pytest.approx(pilot_grid(24).numpy())
     spent = 0.75 * level(grid) / 4 + 0.25 * np.interp(grid, pilot, np.linspace(0, 1, 25))
