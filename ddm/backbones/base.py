@@ -103,29 +103,26 @@ class Backbone(nn.Module, ABC):
         self.time_embedding = time_embedding
         self.time_free = time_embedding is None
 
-    @property
-    def token_head(self) -> nn.Module | None:
-        """The last layer, if the features of a token suffice for its logits."""
-        return None
-
-    def forward(
-        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], *, with_head: bool = True
-    ) -> Float[Tensor, "B L D"]:
+    def forward(self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]) -> Float[Tensor, "B L K"]:
         """Logits of every state at every position; this is one network call.
 
         Args:
             x_t: Noised tokens in {0..K-1}, shape (B, L).
             t: Times in [0, 1], shape (B,); not read if `time_free`.
-            with_head: Whether to end with `token_head`, for networks that have one.
 
         Returns:
-            Unnormalized log-probabilities in nats, shape (B, L, K), float32 also under autocast;
-            what the head reads if it is left out.
+            Unnormalized log-probabilities in nats, shape (B, L, K), float32 also under autocast.
 
         Raises:
             ValueError: If the shapes of `x_t` and `t` disagree, or L is not the length of the
                 network.
         """
+        return self.logits(x_t, self.condition(x_t, t)).float()
+
+    def condition(
+        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B D"] | None:
+        """Check the shapes of tokens and times; return the embedding of t, None if time-free."""
         if x_t.ndim != 2 or t.shape != x_t.shape[:1]:
             raise ValueError(
                 "`x_t` and `t` must have shapes (B, L) and (B,), got "
@@ -137,16 +134,7 @@ class Backbone(nn.Module, ABC):
                 f"`x_t` must have {self.length} tokens per sequence, got {x_t.shape[1]}; build the "
                 f"{type(self).__name__} for the length of the data."
             )
-        condition = None if self.time_embedding is None else self.time_embedding(t)
-        if not with_head:
-            return self.features(x_t, condition)
-        return self.logits(x_t, condition).float()
-
-    def features(
-        self, x_t: Int[Tensor, "B L"], condition: Float[Tensor, "B D"] | None
-    ) -> Float[Tensor, "B L D"]:
-        """Return what `token_head` reads; only networks that have one are asked."""
-        raise NotImplementedError(f"{type(self).__name__} has no `token_head`")
+        return None if self.time_embedding is None else self.time_embedding(t)
 
     @abstractmethod
     def logits(

@@ -236,6 +236,14 @@ class Transformer(Backbone):
         """The linear layer at the end, most of the work where there are many states."""
         return self.out
 
+    def forward(
+        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], *, with_head: bool = True
+    ) -> Float[Tensor, "B L D"]:
+        """Make one network call, see `Backbone`; without the head, return what that reads."""
+        if with_head:
+            return super().forward(x_t, t)
+        return self.features(x_t, self.condition(x_t, t))
+
     def features(
         self, x_t: Int[Tensor, "B L"], condition: Float[Tensor, "B D"] | None
     ) -> Float[Tensor, "B L dim"]:
