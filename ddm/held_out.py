@@ -23,7 +23,7 @@ EVALUATION, LIKELIHOOD = 1, 3
 """First words of the seeds; 0 and 2 are those of training and prediction (`ddm.module`)."""
 
 JUDGED = 64
-"""First sequences, in each process, that the sampler is measured on as well."""
+"""Sequences, at most, that the sampler is measured on: the first of each process here."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -112,6 +112,6 @@ class HeldOutBits:
         sampler = sampler_of(schedule, self.sampler)
         if sampler.num_evals(num_steps, self.length) > num_steps:
             return
-        generator = seeded(x_0.device, self.rank, LIKELIHOOD, self._of_sampler.num_sequences)
+        generator = seeded(x_0.device, LIKELIHOOD, self.rank, self._of_sampler.num_sequences)
         nats = sampler_nats(self.denoiser, sampler, x_0, schedule, free=free, generator=generator)
         self._of_sampler.update(nats, tokens)

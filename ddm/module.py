@@ -406,9 +406,9 @@ class DiscreteDiffusion(LightningModule):
             self.process.kernel.check_tokens(x_0)
         return x_0, free
 
-    def _generator(self, *seed: int) -> torch.Generator:
-        """Return a generator that depends on the given numbers and the rank."""
-        return seeded(self.device, self.global_rank, *seed)
+    def _generator(self, stage: int, *seed: int) -> torch.Generator:
+        """Return a generator that depends on the stage, the rank and the given numbers."""
+        return seeded(self.device, stage, self.global_rank, *seed)
 
 
 def _count(x_0: Tensor, free: Tensor | None) -> int | Tensor:
