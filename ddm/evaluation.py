@@ -16,6 +16,7 @@ from torch import Tensor
 from ddm.datamodules import SequenceDataModule
 from ddm.estimate import RatioEstimate
 from ddm.files import replacing
+from ddm.held_out import JUDGED
 from ddm.likelihood import sampler_nats
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import SamplingSchedule, sampler_of
@@ -23,8 +24,6 @@ from ddm.schedules import SamplingSchedule, sampler_of
 Cells = dict[str, dict[str, dict[str, float]]]
 """Metric values by "schedule/num_steps" and seed."""
 
-JUDGED = 64
-"""Held-out sequences, at most, whose likelihood is measured in every cell."""
 ERROR = "_standard_error"
 """What the name of a metric ends with where the value is its error."""
 
@@ -73,14 +72,14 @@ def sampler_bits(
     """Return `-log2 p_sampler(x_0)` per token of held-out sequences, with its standard error.
 
     See `sampler_nats`: exact, or a bound, by one call per step. Every seed has other sequences, and
-    all schedules have the same. Empty for samplers with several stages per step, and where nobody
-    knows how prompts go on.
+    all schedules have the same. Empty for samplers that make more calls than steps, and where
+    nobody knows how prompts go on.
     """
     held_out = data.test_tokens
     known = torch.arange(len(held_out))[... if data.known is None else data.known]
     sampler = sampler_of(schedule, module.sampler)
-    t = torch.ones(1, dtype=torch.float64)
-    if not len(known) or len(sampler.stages(t, t / 2)) > 1:
+    num_steps = schedule.num_steps
+    if not len(known) or sampler.num_evals(num_steps, data.length) > num_steps:
         return {}
     index = known[(seed * num_sequences + torch.arange(num_sequences)) % len(known)]
     everywhere = torch.ones_like(held_out[:1], dtype=torch.bool)
