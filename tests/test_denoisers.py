@@ -254,7 +254,11 @@ def random_prediction(form, kernel, dtype=torch.float32):
 def test_chunks(kernel, form, max_elements):
     """Pieces of a prediction are small enough, and put together they are the whole."""
     whole = random_prediction(form, kernel)
-    pieces = list(chunks([whole, whole], max_elements))
+    places, pieces = zip(*chunks([whole, whole], max_elements), strict=True)
+    assert [i for part in places for i in range(6)[part]] == list(range(6))
+    assert all(
+        torch.equal(p.x_t, whole.x_t[:, part]) for part, (p, _) in zip(places, pieces, strict=True)
+    )
     assert all(first.output.shape == second.output.shape for first, second in pieces)
     widths = [first.output.shape[1] for first, _ in pieces]
     assert sum(widths) == 6

@@ -284,7 +284,8 @@ def test_sum_over_positions(kernel, loss):
     t = at(0.4, 200)
     x_0, x_t = random_states(process, t)
     prediction, _ = random_posterior(process, x_t, t)
-    parts = [loss.value(prediction.positions(i, i + 1), x_0[:, i : i + 1]) for i in range(LENGTH)]
+    places = [slice(i, i + 1) for i in range(LENGTH)]
+    parts = [loss.value(prediction.positions(part), x_0[:, part]) for part in places]
     close(loss.value(prediction, x_0), sum(parts), atol=1e-12)
 
 

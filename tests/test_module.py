@@ -357,7 +357,7 @@ def test_prompt(kernel: Callable[[int], Kernel]) -> None:
     for (x_t, t, _), loss, name in zip(seen[:2], (module.loss, module.bound), names, strict=True):
         assert torch.equal(x_t[:, :2], x_0[:, :2])
         assert not torch.equal(x_t[:, 2:], x_0[:, 2:])
-        nats = loss.value(denoiser(x_t, t).positions(2, L), x_0[:, 2:]).sum()
+        nats = loss.value(denoiser(x_t, t).positions(slice(2, L)), x_0[:, 2:]).sum()
         expected = nats / (len(x_0) * (L - 2)) / math.log(2)
         assert values[name] == pytest.approx(expected.item(), rel=1e-6)
 

@@ -113,9 +113,8 @@ class Prediction(ABC):
             return replace(self, features=features.double(), head=None)
         return replace(self, head=lambda h: head(h).double())
 
-    def positions(self: P, first: int, last: int) -> P:
-        """Return the prediction for the positions first..last-1 alone."""
-        part = slice(first, last)
+    def positions(self: P, part: slice) -> P:
+        """Return the prediction for some positions alone."""
         free = None if self.free is None else self.free[:, part]
         features, head = self._made
         return replace(
@@ -135,13 +134,17 @@ class Prediction(ABC):
         return (self.output, None) if made else (self.features, self.head)
 
 
-def chunks(predictions: Sequence[P], max_elements: int) -> Iterator[list[P]]:
-    """Cut predictions of the same positions into pieces of at most `max_elements` outputs each."""
+def chunks(predictions: Sequence[P], max_elements: int) -> Iterator[tuple[slice, list[P]]]:
+    """Cut predictions of the same positions into pieces of at most `max_elements` outputs each.
+
+    Yields the positions of a piece, and the predictions there.
+    """
     batch, length = predictions[0].x_t.shape
     size = predictions[0].process.kernel.num_states
     width = max(1, max_elements // max(1, batch * size))
     for first in range(0, length, width):
-        yield [p.positions(first, first + width) for p in predictions]
+        part = slice(first, min(first + width, length))
+        yield part, [p.positions(part) for p in predictions]
 
 
 class LogLeaveOneOut(Prediction):

@@ -30,12 +30,10 @@ class Loss(ABC):
         """
         if prediction.head is None:
             return prediction.sum_free(self.per_token(prediction, x_0))
-        nats, first = [], 0
-        for (piece,) in chunks([prediction], at_once(x_0.device)):
-            last = first + piece.x_t.shape[1]
-            part = checkpoint(self._anew, piece, x_0[:, first:last], use_reentrant=False)
-            nats.append(piece.sum_free(part))
-            first = last
+        nats = [
+            piece.sum_free(checkpoint(self._anew, piece, x_0[:, part], use_reentrant=False))
+            for part, (piece,) in chunks([prediction], at_once(x_0.device))
+        ]
         return torch.stack(nats).sum(0)
 
     def _anew(self, prediction: Prediction, x_0: Tensor) -> Tensor:

@@ -90,13 +90,11 @@ class Sampler(ABC):
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "B L"]:
         """Draw from the law of the next stage, piece by piece, in float64."""
-        drawn, first = torch.empty_like(predictions[-1].x_t), 0
-        for piece in chunks(predictions, at_once(drawn.device)):
-            last = first + piece[-1].x_t.shape[1]
+        drawn = torch.empty_like(predictions[-1].x_t)
+        for part, piece in chunks(predictions, at_once(drawn.device)):
             # Into one tensor: small ones that are kept until the end would lie in the way of the
             # next piece's large ones, and the heap would grow by the size of the logits.
-            drawn[:, first:last] = categorical(self.law([p.double() for p in piece], s), generator)
-            first = last
+            drawn[:, part] = categorical(self.law([p.double() for p in piece], s), generator)
         return drawn
 
     def step(
@@ -172,16 +170,14 @@ class Sampler(ABC):
                 f"`sampler` must make one network call per step, got `{type(self).__name__}`: no "
                 "likelihood of its steps is in closed form; use `Analytic`."
             )
-        x, nats, first = torch.empty_like(x_t), step.t.new_zeros(x_t.shape), 0
-        for (p,) in chunks([denoiser(x_t, step.t, free)], at_once(x_t.device) // 4):
-            part = slice(first, first + p.x_t.shape[1])
+        x, nats = torch.empty_like(x_t), step.t.new_zeros(x_t.shape)
+        for part, (p,) in chunks([denoiser(x_t, step.t, free)], at_once(x_t.device) // 4):
             known = one_hot(x_0[:, part], p.process.kernel.vocab_size, step.t.dtype).log()
             q = p.process.bridge(known, p.x_t, p.t, step.s)
             law = self.law([p.double()], step.s)
             # A token that q may reach and the law may not has an infinite cost.
             nats[:, part] = (torch.xlogy(q, q) - torch.xlogy(q, law)).sum(-1)
             x[:, part] = categorical(q, generator)
-            first = part.stop
         x = keep_given(x, x_t, free)
         return x, (nats if free is None else nats.where(free, 0.0)).sum(-1)
 

@@ -133,11 +133,8 @@ def _text_seconds(kind: Callable[[int], Kernel], vocab_size: int) -> dict[str, f
         Analytic().step(denoiser, x_t, Step(t, s))
 
     def row() -> None:
-        first = 0
-        for (piece,) in chunks([denoiser(x_t, t)], CHUNK):
-            last = first + piece.x_t.shape[1]
-            step_costs(piece, x_0[:, first:last], below)
-            first = last
+        for part, (piece,) in chunks([denoiser(x_t, t)], CHUNK):
+            step_costs(piece, x_0[:, part], below)
 
     with torch.no_grad():
         return {"step_seconds": cpu_seconds(step), "row_seconds": cpu_seconds(row)}

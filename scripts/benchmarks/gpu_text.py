@@ -82,11 +82,8 @@ def sampling(kernel: str, compiled: bool, options: argparse.Namespace) -> dict[s
     below = torch.linspace(0, 0.49, 36, dtype=torch.float64, device=x_0.device)
 
     def row() -> None:
-        first = 0
-        for (piece,) in chunks([checked_call(denoiser, x_t, t)], at_once(x_0.device)):
-            last = first + piece.x_t.shape[1]
-            step_costs(piece, x_0[:, first:last], below)
-            first = last
+        for part, (piece,) in chunks([checked_call(denoiser, x_t, t)], at_once(x_0.device)):
+            step_costs(piece, x_0[:, part], below)
 
     with torch.no_grad():
         bare = seconds(lambda: denoiser.backbone(x_t, t.float()), options)

@@ -180,7 +180,7 @@ class KLUB:
     def _sum(self, kept: Prediction, fresh: Prediction, s: Tensor) -> Tensor:
         """Add up the divergences of pieces that fit into memory."""
         pieces = chunks([kept, fresh], CHUNK)
-        parts = [self.divergence(old.double(), new.double(), s) for old, new in pieces]
+        parts = [self.divergence(old.double(), new.double(), s) for _, (old, new) in pieces]
         return torch.stack(parts).sum(0)
 
     def __repr__(self) -> str:

@@ -133,18 +133,16 @@ def _rows(
     for i in range(1, len(times)):
         prediction = checked_call(denoiser, path[i - 1], times[i], free)
         row = torch.zeros(2, len(x_0), len(times), dtype=torch.float64, device=x_0.device)
-        errors, first = row[0, :, :2].clone(), 0
+        errors = row[0, :, :2].clone()
         judge = prediction if below is None else below  # near t = 0 the only context is its own
-        for piece, piece_below in chunks([prediction, judge], CHUNK):
-            width = piece.x_t.shape[1]
-            nats = step_costs(piece, x_0[:, first : first + width], times[:i])
+        for part, (piece, piece_below) in chunks([prediction, judge], CHUNK):
+            nats = step_costs(piece, x_0[:, part], times[:i])
             row[..., :i] += torch.stack(nats).mT
             if repairs:
                 ratio, before = blind_ratio(piece.double(), times[i - 1])
                 test = sign_test(piece_below.double(), times[i - 1])
                 after = still_seen(test, ratio)
                 errors += torch.stack([piece.sum_free(before), piece.sum_free(after)], -1)
-            first += width
         if repairs:
             below = prediction
         bar.update()
