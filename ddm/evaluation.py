@@ -72,14 +72,13 @@ def sampler_bits(
     """Return `-log2 p_sampler(x_0)` per token of held-out sequences, with its standard error.
 
     See `sampler_nats`: exact, or a bound, by one call per step. Every seed has other sequences, and
-    all schedules have the same. Empty for samplers that make more calls than steps, and where
-    nobody knows how prompts go on.
+    all schedules have the same. Empty for samplers with several stages per step, and where nobody
+    knows how prompts go on.
     """
     held_out = data.test_tokens
     known = torch.arange(len(held_out))[... if data.known is None else data.known]
     sampler = sampler_of(schedule, module.sampler)
-    num_steps = schedule.num_steps
-    if not len(known) or sampler.num_evals(num_steps, data.length) > num_steps:
+    if not len(known) or not sampler.single_stage:
         return {}
     index = known[(seed * num_sequences + torch.arange(num_sequences)) % len(known)]
     everywhere = torch.ones_like(held_out[:1], dtype=torch.bool)

@@ -62,8 +62,7 @@ class PredictorCorrector(Sampler):
             raise ValueError(f"`step_size` must be positive, got {step_size}.")
         require_number("step_size", step_size, 1e-6, 1e6, "1 is a correction as long as its step")
         self.predictor = predictor or Analytic()
-        t = torch.ones(1, dtype=torch.float64)
-        if isinstance(predictor, RevealSampler) or len(self.predictor.stages(t, t / 2)) > 1:
+        if isinstance(predictor, RevealSampler) or not self.predictor.single_stage:
             raise ValueError(
                 "`predictor` must be a sampler whose step is one factorized stage, got "
                 f"`{type(predictor).__name__}`; use `Analytic`."

@@ -83,6 +83,12 @@ class Sampler(ABC):
         """Return the times at which the stages of the step t -> s land, the last one being s."""
         return [s]
 
+    @property
+    def single_stage(self) -> bool:
+        """Whether a step is one draw from one law, whose likelihood is in closed form."""
+        t = torch.ones(1, dtype=torch.float64)
+        return len(self.stages(t, t / 2)) == 1
+
     def draw(
         self,
         predictions: Sequence[Prediction],
@@ -165,7 +171,7 @@ class Sampler(ABC):
         Raises:
             ValueError: A step has several stages, whose joint law is not that of a product.
         """
-        if len(self.stages(step.t, step.s)) > 1:
+        if not self.single_stage:
             raise ValueError(
                 f"`sampler` must make one network call per step, got `{type(self).__name__}`: no "
                 "likelihood of its steps is in closed form; use `Analytic`."
