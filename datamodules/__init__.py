@@ -5,6 +5,7 @@ from ddm.datamodules.documents import Documents, HuggingFace, Shards
 from ddm.datamodules.images import Images
 from ddm.datamodules.midi import Midi
 from ddm.datamodules.music import melody, tokens_to_midi
+from ddm.datamodules.rows import Rows
 from ddm.datamodules.sequences import SequenceDataModule, TokenSequences
 from ddm.datamodules.text import Text
 from ddm.datamodules.text_stream import TextStream
@@ -27,6 +28,7 @@ __all__ = [
     "HuggingFace",
     "Images",
     "Midi",
+    "Rows",
     "SequenceDataModule",
     "Shards",
     "Text",

@@ -1,8 +1,7 @@
-"""Where images come from: known data sets, and folders of files."""
+"""Known data sets of images."""
 
 import gzip
 import pickle
-import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,31 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Integer
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-
-from ddm.datamodules.cache import visible
 
 # Training and test images differ in number alone.
 Pixels = Integer[Tensor, "_ C H W"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 SHARED = Path("/usr/share/datasets")
 """Where Debian's packages put data sets, for instance `dataset-fashion-mnist`."""
-
-# Modes of Pillow with at most 8 bits per channel: the others would be clipped without a word.
-_GRAY, _COLOR = {"1", "L", "LA"}, {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
-
-_ORIENTATION = 0x0112  # of the tags of EXIF; its values are the eight ways to hold a sheet
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class Source(NamedTuple):
@@ -89,66 +70,6 @@ SOURCES = {
     "fashion_mnist": Source((1, 28, 28), 256, read_fashion_mnist),
     "cifar10": Source((3, 32, 32), 256, read_cifar10),
 }
-
-
-def read_folder(folder: Path) -> Pixels:
-    """Return the images of a folder, at any depth and in sorted order, uint8.
-
-    They are gray (C = 1) if all of them are, else RGB (C = 3), and turned as their EXIF data say;
-    transparency is dropped. Hidden files and folders are not looked at. Files that cannot be read
-    are skipped with a warning that counts them and names the first ones.
-
-    Raises:
-        ValueError: There is no image, or two differ in size.
-    """
-    files = visible(folder, *SUFFIXES)
-    if not files:
-        raise ValueError(
-            f"`source` must name a folder with images, got '{folder}', which has no "
-            f"{', '.join(f'*{suffix}' for suffix in SUFFIXES)} at any depth; check the folder, or "
-            "convert the files."
-        )
-    images: dict[Path, Image.Image] = {}
-    failed: list[str] = []
-    for file in files:
-        try:
-            # Other formats under these names may start other programs, as EPS does.
-            with Image.open(file, formats=("PNG", "JPEG")) as image:
-                if image.mode not in _GRAY | _COLOR:
-                    raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
-                # What is cut off is only found here.
-                pixels = image.convert("L" if image.mode in _GRAY else "RGB")
-                images[file] = _upright(image, pixels)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            failed.append(f"'{file}' ({'no image' if unknown else error})")
-    if failed:
-        message = f"{len(failed)} of {len(files)} images cannot be read: {'; '.join(failed[:3])}"
-        if not images:
-            raise ValueError(f"`source` must name a folder of whole images, but {message}.")
-        warnings.warn(f"{message}. They are skipped.", stacklevel=2)
-    first, *others = images
-    for file in others:
-        if images[file].size != images[first].size:
-            width, height = images[first].size
-            raise ValueError(
-                f"`source` must hold images of one size, got {width} x {height} for '{first}' and "
-                f"{' x '.join(map(str, images[file].size))} for '{file}'; resize or crop them, for "
-                f"instance with `mogrify -resize {width}x{height}!`."
-            )
-    mode = "L" if all(image.mode == "L" for image in images.values()) else "RGB"
-    arrays = np.stack([np.asarray(image.convert(mode)) for image in images.values()])
-    stacked = torch.from_numpy(arrays.reshape(*arrays.shape[:3], -1))
-    return stacked.permute(0, 3, 1, 2).contiguous()
-
-
-def _upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
-    """Return pixels as a viewer shows the image, whose EXIF data say how it was held."""
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF data say nothing; the pixels are fine
-        return pixels
-    return pixels if turn is None else pixels.transpose(turn)
 
 
 def _read_idx(name: str, dataset: str, root: Path, download: bool) -> tuple[Pixels, Pixels]:

@@ -1,7 +1,8 @@
 """Images as sequences of pixel levels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from ddm.arrivals import image_arrivals
-from ddm.datamodules.image_sources import SOURCES, Pixels, read_folder
+from ddm.datamodules.image_folder import ImageFolder, ImageRows
+from ddm.datamodules.image_sources import SOURCES, Pixels
+from ddm.datamodules.rows import Rows
 from ddm.datamodules.sequences import SequenceDataModule
-from ddm.datamodules.splits import next_original, order_by_content
+from ddm.datamodules.splits import digests, next_original, order_by_content
 from ddm.files import replacing
 from ddm.metrics import PCA, FrechetDistance, UnigramEntropy
 from ddm.pictures import image_grid, image_trajectory_figure
@@ -42,6 +45,8 @@ class Images(SequenceDataModule):
     of all images that are not that official test split. `seed` alone says which images these are;
     images with equal pixels stand in one split, so that none is held out that was trained on.
     Known data sets are read on first use, so that samples of a checkpoint can be shown without.
+    A folder may be larger than the memory: its files are decoded whenever they are asked for, and
+    there copies of a file, found by its length and its end, stand in one split.
 
     Args:
         source: 'digits' (inside of scikit-learn, 8 x 8, 17 levels), 'mnist', 'fashion_mnist',
@@ -58,7 +63,8 @@ class Images(SequenceDataModule):
         batch_size: The number of images of a batch, in each process.
         val_fraction: The share of images held out for validation, and for testing where the source
             has no test split, in ]0, 0.5[.
-        num_workers: The number of processes that load batches; 0 is fastest for data in memory.
+        num_workers: The number of processes that load batches; 0 is fastest for data in memory,
+            which the images of a folder are not.
         seed: The seed of the splits and of the order of the training images.
 
     Attributes:
@@ -76,6 +82,7 @@ class Images(SequenceDataModule):
     """
 
     shape: tuple[int, int, int]
+    _folder: ImageFolder | None = None
 
     def __init__(
         self,
@@ -107,10 +114,8 @@ class Images(SequenceDataModule):
         if known is not None:
             self.shape, self.depth = known.shape, known.depth
         elif Path(source).is_dir():
-            pixels = read_folder(Path(source))
-            self._pixels = pixels, None
-            channels, height, width = pixels.shape[1:]
-            self.shape, self.depth = (channels, height, width), 256
+            self._folder = ImageFolder(Path(source))
+            self.shape, self.depth = self._folder.shape, 256
         else:
             raise ValueError(
                 f"`source` must be {', '.join(map(repr, SOURCES))} or an existing folder, got "
@@ -133,29 +138,30 @@ class Images(SequenceDataModule):
         _ = self._splits, self._network
 
     @cached_property
-    def train_tokens(self) -> Integer[Tensor, "N L"]:
+    def train_tokens(self) -> Integer[Tensor, "N L"] | Rows:
         """The training images, uint8, with shape (N, L); with `flip`, mirrored ones follow."""
         tokens = self._splits[0]
         if not self.flip:
             return tokens
+        if isinstance(tokens, ImageRows):
+            return ImageRows(tokens.images, tokens.numbers, tokens.levels, flip=True)
         mirrored = tokens.unflatten(1, self.shape).flip(-1).flatten(1)
         return torch.cat([tokens, mirrored])
 
     @property
-    def val_tokens(self) -> Integer[Tensor, "N L"]:
+    def val_tokens(self) -> Integer[Tensor, "N L"] | Rows:
         """The validation images, uint8, with shape (N, L)."""
         return self._splits[1]
 
     @property
-    def test_tokens(self) -> Integer[Tensor, "N L"]:
+    def test_tokens(self) -> Integer[Tensor, "N L"] | Rows:
         """The test images, uint8, with shape (N, L)."""
         return self._splits[2]
 
     def encode(self, pixels: Pixels) -> UInt8[Tensor, "N L"]:
         """Return the levels of pixels in 0..D-1, with shape (N, C, H, W), as tokens (N, L)."""
         # Indexed by NumPy: for torch, bytes are masks, and wider indices take longer.
-        levels = self._levels.to(torch.uint8).numpy()[pixels.numpy()]
-        return torch.from_numpy(levels).flatten(1)
+        return torch.from_numpy(self._levels.numpy()[pixels.numpy()]).flatten(1)
 
     def to_images(self, tokens: Integer[Tensor, "B L"]) -> UInt8[Tensor, "B C H W"]:
         """Return tokens as images in 0..255, with shape (B, C, H, W); the mask is white."""
@@ -229,39 +235,44 @@ class Images(SequenceDataModule):
         return ""
 
     @property
-    def _levels(self) -> Int[Tensor, " D"]:
+    def _levels(self) -> UInt8[Tensor, " D"]:
         """The level of every value of a pixel."""
-        return torch.arange(self.depth) * self.vocab_size // self.depth
+        return (torch.arange(self.depth) * self.vocab_size // self.depth).to(torch.uint8)
 
     @cached_property
-    def _pixels(self) -> tuple[Pixels, Pixels | None]:
-        return SOURCES[self.source].read(self.root, self.download)
+    def _splits(self) -> tuple[Tensor | ImageRows, Tensor | ImageRows, Tensor | ImageRows]:
+        if self._folder is not None:
+            parts = self._cut(self._folder.digests, has_test=False)
+            levels = self._levels.numpy()
+            first, second, third = (ImageRows(self._folder, part, levels) for part in parts)
+            return first, second, third
+        pixels, official = SOURCES[self.source].read(self.root, self.download)
+        parts = self._cut(digests(pixels), has_test=official is not None)
+        tokens = self.encode(pixels)
+        train, val, rest = (tokens[part] for part in parts)
+        return train, val, rest if official is None else self.encode(official)
 
-    @cached_property
-    def _splits(self) -> tuple[Tensor, Tensor, Tensor]:
-        pixels, test = self._pixels
-        del self._pixels  # the tokens are all that is needed from now on
-        order, is_copy = order_by_content(pixels, self.seed)
-        tokens = self.encode(pixels)[order]
-        num_held_out = round(self.val_fraction * len(tokens))
-        num_train = len(tokens) - num_held_out * (2 if test is None else 1)
+    def _cut(self, contents: Sequence[bytes], *, has_test: bool) -> list[Int[np.ndarray, " n"]]:
+        """Return the numbers of the images of each split; with a test split there is no third."""
+        order, is_copy = order_by_content(contents, self.seed)
+        num_held_out = round(self.val_fraction * len(order))
+        num_train = len(order) - num_held_out * (1 if has_test else 2)
         if num_held_out < 1 or num_train < 1:
             raise ValueError(
                 f"`val_fraction` must leave an image in every split, got {self.val_fraction} for "
-                f"{len(tokens)} images of '{self.source}'; change it or give more images."
+                f"{len(order)} images of '{self.source}'; change it or give more images."
             )
         cuts = [num_train, num_train + num_held_out]
         free = [next_original(is_copy, cut) for cut in cuts]
-        if free[0] == free[1] or (test is None and free[1] == len(tokens)):
+        if free[0] == free[1] or (not has_test and free[1] == len(order)):
             rank_zero_info(f"'{self.source}': copies of an image stand in more than one split.")
             free = cuts
-        train, val, rest = tokens.tensor_split(free)
-        return train, val, rest if test is None else self.encode(test)
+        return np.split(order, free)
 
     @property
     def _shown(self) -> "_Shown":
         brightness = torch.linspace(0, 255, self.depth, dtype=torch.float64)
-        centers = self._levels.bincount(brightness) / self._levels.bincount()
+        centers = self._levels.int().bincount(brightness) / self._levels.int().bincount()
         return _Shown(centers.round().to(torch.uint8), self.shape)
 
     @cached_property
@@ -272,13 +283,14 @@ class Images(SequenceDataModule):
     def _distance(self) -> tuple[str, FrechetDistance]:
         features: nn.Module
         if self._network is None:
-            # 4,096 images in random order say as much of 32 directions as all of them.
-            features = PCA(self._splits[0][:4096], 32, scale=1 / (self.vocab_size - 1))
+            # So many images in random order say as much of 32 directions as all of them.
+            num = 4096 if self.length <= 4096 else 1024
+            features = PCA(self._splits[0][:num], 32, scale=1 / (self.vocab_size - 1))
             name = f"pca{features.num_features}"
         else:
             features = nn.Sequential(self._shown, self._network)
             name = type(self._network).__name__.lower()
-        held_out = torch.cat([self.val_tokens, self.test_tokens])
+        held_out = chain(self.val_tokens.split(1024), self.test_tokens.split(1024))
         return name, FrechetDistance(held_out, features)
 
     def _grid(self, tokens: Int[Tensor, "B L"]) -> UInt8[Tensor, "3 height width"]:

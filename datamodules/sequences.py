@@ -1,4 +1,4 @@
-"""Token sequences in one tensor, and the loaders that every data module shares."""
+"""Token sequences, and the loaders that every data module shares."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 
 from ddm.arrivals import token_arrivals
 from ddm.datamodules.loading import EpochSampler, TrainingLoader
+from ddm.datamodules.rows import Rows
 from ddm.files import replacing
 from ddm.functional import require_at_least
 from ddm.pictures import token_figure, trajectory_figure
@@ -23,10 +24,11 @@ Batch = dict[str, Tensor]
 
 
 class TokenSequences(Dataset[Batch]):
-    """N sequences of L tokens in one tensor, from which whole batches are indexed at once.
+    """N sequences of L tokens, from which whole batches are indexed at once.
 
     Args:
-        tokens: Sequences of any integer type, with shape (N, L); a strided view is fine.
+        tokens: Sequences of any integer type, with shape (N, L); a strided view is fine, and so
+            are `Rows`, which are made when they are asked for.
         free: The positions that are generated, (L,) or (N, L), where others are given; items then
             hold them as "free" beside "tokens", in the same shape.
 
@@ -39,7 +41,7 @@ class TokenSequences(Dataset[Batch]):
     """
 
     def __init__(
-        self, tokens: Integer[Tensor, "N L"], free: Bool[Tensor, "*N L"] | None = None
+        self, tokens: Integer[Tensor, "N L"] | Rows, free: Bool[Tensor, "*N L"] | None = None
     ) -> None:
         self.tokens = tokens
         self.free = None if free is None else free.expand(tokens.shape)
@@ -102,17 +104,17 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     @abstractmethod
-    def train_tokens(self) -> Integer[Tensor, "N L"]:
-        """The training sequences, with shape (N, L)."""
+    def train_tokens(self) -> Integer[Tensor, "N L"] | Rows:
+        """The training sequences, with shape (N, L): a tensor, or `Rows` made when asked for."""
 
     @property
     @abstractmethod
-    def val_tokens(self) -> Integer[Tensor, "N L"]:
+    def val_tokens(self) -> Integer[Tensor, "N L"] | Rows:
         """The validation sequences, with shape (N, L)."""
 
     @property
     @abstractmethod
-    def test_tokens(self) -> Integer[Tensor, "N L"]:
+    def test_tokens(self) -> Integer[Tensor, "N L"] | Rows:
         """The test sequences, with shape (N, L)."""
 
     @abstractmethod

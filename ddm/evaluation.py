@@ -44,7 +44,7 @@ def measure(
     held_out = data.test_tokens
     index = torch.arange(num_samples) % len(held_out)
     reference = held_out[index].long().to(module.device)
-    free = None if data.free is None else data.free.expand_as(held_out)[index].to(module.device)
+    free = None if data.free is None else data.free.expand(held_out.shape)[index].to(module.device)
     batches = [
         module.sample(
             len(rows),
@@ -82,7 +82,7 @@ def sampler_bits(
         return {}
     index = known[(seed * num_sequences + torch.arange(num_sequences)) % len(known)]
     everywhere = torch.ones_like(held_out[:1], dtype=torch.bool)
-    where = (everywhere if data.free is None else data.free).expand_as(held_out)
+    where = (everywhere if data.free is None else data.free).expand(held_out.shape)
     estimate = RatioEstimate()
     for rows in index.split(batch_size):
         x_0, free = held_out[rows].long().to(module.device), where[rows].to(module.device)

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ddm.backbones import UNet
-from ddm.datamodules import Images, image_sources
-from ddm.datamodules.image_sources import read_folder
+from ddm.datamodules import Images, image_folder, image_sources
+from ddm.datamodules.image_folder import ImageFolder
 from ddm.metrics import PCA, FrechetDistance, Inception, inception
 from ddm.pictures import image_grid
 from image_files import write_idx, write_images
@@ -32,6 +32,17 @@ def folder_of(path: Path, *arrays: np.ndarray, **arguments) -> Images:
     return Images(str(path), **{"batch_size": 1, "val_fraction": 0.2, **arguments})
 
 
+def everything(data: Images) -> Tensor:
+    """Return the sequences of all splits."""
+    return torch.cat([data.train_tokens[:], data.val_tokens[:], data.test_tokens[:]])
+
+
+def decoded(folder: Path) -> list[np.ndarray]:
+    """Return the pixels of all images of a folder."""
+    images = ImageFolder(folder)
+    return [images.pixels(number) for number in range(len(images))]
+
+
 # Tokens
 
 
@@ -42,7 +53,7 @@ def test_order_is_color_row_column(tmp_path):
     assert data.shape == (3, 2, 4)
     assert data.length == 24
     assert data.vocab_size == 256
-    tokens = torch.cat([data.train_tokens, data.val_tokens, data.test_tokens])
+    tokens = everything(data)
     assert rows(tokens) == rows(torch.from_numpy(arrays).permute(0, 3, 1, 2).flatten(1))
     assert torch.equal(data.to_images(tokens).flatten(1), tokens)
 
@@ -163,7 +174,7 @@ def test_folder_of_gray_and_colored_images(tmp_path):
     Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "a" / "color.PNG")
     data = Images(str(tmp_path), val_fraction=0.2)
     assert data.shape == (3, 2, 3)
-    tokens = torch.cat([data.train_tokens, data.val_tokens, data.test_tokens])
+    tokens = everything(data)
     assert rows(tokens) == {18 * (7,), (*6 * [1], *6 * [2], *6 * [3])}
 
 
@@ -177,6 +188,79 @@ def test_unreadable_files_are_skipped(tmp_path):
     with pytest.warns(UserWarning, match=r"3 of 13 .*cut\.png' \(.*deep\.png' \(more than 8 bits"):
         data = Images(str(tmp_path))
     assert len(data.train_tokens) == 8
+
+
+def test_images_are_decoded_when_asked_for(tmp_path, monkeypatch):
+    """The size of the first image is looked at, then only what a batch holds, at any epoch."""
+    write_images(tmp_path / "a", (1, 4, 4), num=20)
+    write_images(tmp_path / "b" / "c", (3, 4, 4), num=20)
+    asked, decode = [], image_folder._decoded
+    monkeypatch.setattr(image_folder, "_decoded", lambda file: asked.append(file) or decode(file))
+    data = Images(str(tmp_path), batch_size=4, flip=True)
+    data.prepare_data()
+    assert len(asked) == 1
+    assert data.train_tokens.shape == (64, 48)
+    batches = iter(data.train_dataloader())
+    first = next(batches)["tokens"]
+    assert len(asked) == 5
+    pixels = [np.array(Image.open(file).convert("RGB")).transpose(2, 0, 1) for file in asked[1:]]
+    for row, image in zip(first.view(4, 3, 4, 4).numpy(), pixels, strict=True):
+        assert any(np.array_equal(row, x) for x in (image, image[..., ::-1]))
+    every = data.train_tokens[:]
+    assert torch.equal(every[32:].view(-1, 4), every[:32].view(-1, 4).flip(-1))
+    assert torch.equal(data.train_tokens[-1], every[-1])
+    assert data.train_tokens[:0].shape == (0, 48)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_folder_goes_on_anywhere(tmp_path, num_workers):
+    """A run that is resumed inside of an epoch sees the batches of the run without a stop."""
+    write_images(tmp_path, (1, 4, 4), num=20)
+    data = Images(str(tmp_path), batch_size=4, num_workers=num_workers)
+    loader = data.train_dataloader()
+    batches, states = zip(
+        *((batch["tokens"], dict(loader.state_dict())) for batch in loader), strict=True
+    )
+    again = data.train_dataloader()
+    again.load_state_dict(states[1])
+    left = [batch["tokens"] for batch in again]
+    assert len(batches) == 4
+    for expected, batch in zip(batches[2:], left, strict=True):
+        assert torch.equal(batch, expected)
+
+
+def test_damage_that_shows_later(tmp_path):
+    """The next image takes the place of one that is damaged inside, gone or another by now."""
+    write_images(tmp_path, (1, 16, 16), num=10)
+    images = ImageFolder(tmp_path)
+    whole = (tmp_path / "3.png").read_bytes()
+    middle = len(whole) // 2
+    (tmp_path / "3.png").write_bytes(whole[:middle] + b"\0" * 8 + whole[middle + 8 :])
+    (tmp_path / "5.png").unlink()
+    Image.new("L", (2, 2)).save(tmp_path / "9.png")
+    for number, message in ((3, "3.png"), (5, "No such file"), (9, "its size is 2 x 2 now")):
+        with pytest.warns(UserWarning, match=rf"{message}.*next image takes its place"):
+            pixels = images.pixels(number)
+        assert np.array_equal(pixels, images.pixels((number + 1) % 10))
+    for file in tmp_path.glob("*.png"):
+        file.unlink()
+    with (
+        pytest.warns(UserWarning, match="takes its place"),
+        pytest.raises(ValueError, match="none of 10 can be read any more"),
+    ):
+        images.pixels(0)
+
+
+def test_what_stands_behind_an_image(tmp_path):
+    """A file with much behind its image is whole; one that is cut off is not, however long."""
+    noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    for name in ("a.jpg", "b.jpg"):
+        Image.fromarray(noise).save(tmp_path / name, quality=95)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole + bytes(2 * image_folder.TAIL))
+    (tmp_path / "b.jpg").write_bytes(whole[:-100])
+    with pytest.warns(UserWarning, match=r"1 of 2 images cannot be read: .*b\.jpg"):
+        assert len(ImageFolder(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -346,7 +430,7 @@ def test_inception(monkeypatch):
     data.prepare_data()
     features = data.metrics()["frechet_inception"].features(data.val_tokens)
     assert torch.equal(features, data.to_images(data.val_tokens)[:, :, 0, 0].float().expand(-1, 3))
-    assert set(seen) == {(64, 3, 8, 8), (52, 3, 8, 8), (40, 3, 8, 8)}
+    assert set(seen) == {(64, 3, 8, 8), (52, 3, 8, 8)}
     with pytest.raises(ValueError, match=r"`weights` must be .* from 'here' \(no file 'here'\)"):
         Inception("here")
 
@@ -430,7 +514,7 @@ def test_images_are_upright(tmp_path, tag, suffix):
     exif = Image.Exif()
     exif[0x0112] = tag
     Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, quality=100, subsampling=0)
-    (pixels,) = read_folder(tmp_path).permute(0, 2, 3, 1).numpy()
+    (pixels,) = (image.transpose(1, 2, 0) for image in decoded(tmp_path))
     expected = SHOWN[tag](stored)
     assert pixels.shape == expected.shape
     assert np.abs(pixels.astype(int) - expected).max() <= 2  # of JPEG
@@ -442,7 +526,7 @@ def test_turned_images_have_one_size(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(np.zeros((16, 8), np.uint8)).save(tmp_path / "a.png", exif=exif)
     Image.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / "b.png")
-    assert read_folder(tmp_path).shape == (2, 1, 8, 16)
+    assert [x.shape for x in decoded(tmp_path)] == 2 * [(1, 8, 16)]
 
 
 def test_damaged_exif_is_ignored(tmp_path, monkeypatch):
@@ -453,7 +537,7 @@ def test_damaged_exif_is_ignored(tmp_path, monkeypatch):
         raise SyntaxError("not a TIFF file")
 
     monkeypatch.setattr(Image.Image, "getexif", fail)
-    assert read_folder(tmp_path).shape == (2, 1, 4, 4)
+    assert [x.shape for x in decoded(tmp_path)] == 2 * [(1, 4, 4)]
 
 
 def test_other_files_are_no_images(tmp_path, monkeypatch):
@@ -464,13 +548,13 @@ def test_other_files_are_no_images(tmp_path, monkeypatch):
     (tmp_path / "._0.png").write_bytes(b"resource fork")
     (tmp_path / "link.png").symlink_to("nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
-    assert read_folder(tmp_path).shape == (2, 1, 4, 4)
+    assert [x.shape for x in decoded(tmp_path)] == 2 * [(1, 4, 4)]
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n"
     (tmp_path / "script.png").write_bytes(script)
     monkeypatch.setattr(subprocess, "check_call", pytest.fail)
     monkeypatch.setattr(subprocess, "Popen", pytest.fail)
     with pytest.warns(UserWarning, match=r"1 of 3 images .*script\.png' \(no image\)"):
-        assert read_folder(tmp_path).shape == (2, 1, 4, 4)
+        assert [x.shape for x in decoded(tmp_path)] == 2 * [(1, 4, 4)]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -482,7 +566,7 @@ def test_copies_stand_in_one_split(tmp_path, seed):
             (tmp_path / f"{i}-{copy}.PNG").write_bytes((tmp_path / f"{i}.png").read_bytes())
     data = Images(str(tmp_path), val_fraction=0.2, seed=seed)
     splits = (data.train_tokens, data.val_tokens, data.test_tokens)
-    distinct = [{tuple(row) for row in split.tolist()} for split in splits]
+    distinct = [rows(split[:]) for split in splits]
     assert sum(map(len, splits)) == 12 + 3 * (0 + 1 + 2 + 3)
     assert sum(map(len, distinct)) == len(set.union(*distinct)) == 12
 

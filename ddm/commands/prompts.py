@@ -76,5 +76,5 @@ def prompts(
     if isinstance(data, SequenceDataModule) and data.free is not None:
         held_out = data.test_tokens
         rows = torch.arange(num_samples) % len(held_out)
-        return held_out[rows].long(), data.free.expand_as(held_out)[rows]
+        return held_out[rows].long(), data.free.expand(held_out.shape)[rows]
     return None

@@ -1,5 +1,8 @@
 """Frechet distance between features of samples and of data."""
 
+from collections.abc import Iterable
+from itertools import chain
+
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
@@ -11,7 +14,7 @@ class PCA(nn.Module):
 
     Args:
         data: Vectors to fit to, of any type, with shape (N, L).
-        num_features: The number of components, at most; L if that is smaller.
+        num_features: The number of components, at most; L or N if that is smaller.
         scale: What all vectors are multiplied by first.
 
     Attributes:
@@ -40,10 +43,15 @@ class PCA(nn.Module):
         data = data.double() * scale
         mean = data.mean(dim=0)
         centered = data - mean
-        # Eigenvalues come in ascending order.
-        _, vectors = torch.linalg.eigh(centered.T @ centered)
+        # Eigenvalues come in ascending order; fewer vectors than L span all that there is.
+        few = len(data) < data.shape[1]
+        _, vectors = torch.linalg.eigh(centered @ centered.T if few else centered.T @ centered)
+        vectors = vectors[:, -self.num_features :]
+        if few:
+            vectors = torch.nn.functional.normalize(centered.T @ vectors, dim=0)
+        self.num_features = vectors.shape[1]
         self.register_buffer("mean", mean)
-        self.register_buffer("directions", vectors[:, -self.num_features :])
+        self.register_buffer("directions", vectors)
 
     def forward(self, tokens: Num[Tensor, "B L"]) -> Float[Tensor, "B F"]:
         """Return the coordinates of vectors, with shape (B, L): float64, with shape (B, F)."""
@@ -69,7 +77,7 @@ class FrechetDistance(Metric):
         | https://arxiv.org/abs/1706.08500
 
     Args:
-        reference: Sequences of data, at least 2, with shape (N, L).
+        reference: Sequences of data, at least 2, with shape (N, L), or batches of them.
         features: Turns tokens of shape (B, L) into features of shape (B, F).
 
     Example:
@@ -91,24 +99,31 @@ class FrechetDistance(Metric):
     center: Tensor
     reference_covariance: Tensor
 
-    def __init__(self, reference: Num[Tensor, "N L"], features: nn.Module) -> None:
+    def __init__(
+        self, reference: Num[Tensor, "N L"] | Iterable[Num[Tensor, "B L"]], features: nn.Module
+    ) -> None:
         super().__init__()
-        if len(reference) < 2:
-            raise ValueError(
-                f"`reference` must hold at least 2 sequences, for a covariance, got "
-                f"{len(reference)}; give more data."
-            )
         self.features = features
         # Piece by piece: features are float64, and may be wider than tokens.
+        pieces = iter(reference.split(1024) if isinstance(reference, Tensor) else reference)
+        first = next(pieces, torch.empty(0, 1))
         with torch.no_grad():
-            pieces = [features(piece).double() for piece in reference.split(1024)]
-        data = torch.cat(pieces)
-        self.register_buffer("center", data.mean(dim=0))
-        self.register_buffer("reference_covariance", data.T.cov().reshape(2 * [data.shape[1]]))
+            self.register_buffer("center", features(first).double().mean(dim=0))
         zeros = torch.zeros_like(self.center)
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("total", default=zeros, dist_reduce_fx="sum")
         self.add_state("outer", default=torch.outer(zeros, zeros), dist_reduce_fx="sum")
+        for piece in chain([first], pieces):
+            self.update(piece)
+        if self.count < 2:
+            raise ValueError(
+                f"`reference` must hold at least 2 sequences, for a covariance, got "
+                f"{int(self.count)}; give more data."
+            )
+        shift, covariance = self._moments()
+        self.center += shift
+        self.register_buffer("reference_covariance", covariance)
+        self.reset()
 
     def update(self, tokens: Num[Tensor, "B L"]) -> None:
         """Add the moments of a batch of sequences.
@@ -125,13 +140,17 @@ class FrechetDistance(Metric):
 
     def compute(self) -> Float[Tensor, ""]:
         """Return the squared distance over all updates, at least 0, float64."""
-        shift = self.total / self.count
-        covariance = (self.outer - self.count * torch.outer(shift, shift)) / (self.count - 1)
+        shift, covariance = self._moments()
         if self.count < 2:
             return torch.full_like(shift[0], torch.nan)
         cross = torch.linalg.svdvals(_root(covariance).T @ _root(self.reference_covariance)).sum()
         spread = covariance.trace() + self.reference_covariance.trace()
         return (shift @ shift + spread - 2 * cross).clamp(min=0)
+
+    def _moments(self) -> tuple[Float[Tensor, " F"], Float[Tensor, "F F"]]:
+        """Return mean, counted from `center`, and covariance of the updates so far."""
+        shift = self.total / self.count
+        return shift, (self.outer - self.count * torch.outer(shift, shift)) / (self.count - 1)
 
 
 def _root(covariance: Float[Tensor, "F F"]) -> Float[Tensor, "F F"]:

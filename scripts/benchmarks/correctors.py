@@ -161,7 +161,7 @@ def on_model(name: str, seed: int, num_samples: int) -> dict[str, Any]:
         "optimal": {n: shipped.table.schedule(n) for n in numbers},
         "half": {n: shipped.table.schedule(n // 2 + 1) for n in numbers},
     }
-    tokens = data.val_tokens.long()
+    tokens = data.val_tokens[:].long()
     if kernel.mask is not None:
         schedules["counts"] = counts_of(denoiser, tokens[:64], numbers, 24)
     law = countdown_chain(kernel.vocab_size, 0.0)

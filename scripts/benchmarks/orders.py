@@ -140,7 +140,7 @@ def load(name: str, num: int) -> tuple[Denoiser, Tensor, SequenceDataModule]:
     assert isinstance(data, SequenceDataModule)
     data.prepare_data()
     data.setup("test")
-    tokens = torch.cat([data.val_tokens, data.test_tokens])
+    tokens = torch.cat([data.val_tokens[:], data.test_tokens[:]])
     chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:num]
     return load_model(path).denoiser, tokens[chosen].long(), data
 
