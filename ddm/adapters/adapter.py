@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ddm.adapters.token_head import TokenHead
 from ddm.denoisers import LogLeaveOneOut, NetworkDenoiser, NoTime, Prediction, TimeInput
 from ddm.functional import require_at_least, require_instance
 from ddm.process import ForwardProcess
@@ -142,6 +144,7 @@ class Adapter(NetworkDenoiser):
         self.register_buffer("_banned", torch.tensor(self.banned, dtype=torch.long), False)
         self.max_length = longest_context(model)
         self._evaluated = [0]  # one count for this denoiser and its runs
+        self._head = TokenHead()
 
     @abstractmethod
     def call(
@@ -149,28 +152,40 @@ class Adapter(NetworkDenoiser):
     ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
         """Call the network by the conventions of its family and return logits (B, L, V)."""
 
-    def output(
+    def features(
         self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
-    ) -> Float[Tensor, "B L D"]:
-        """Make one network call; banned tokens get -inf.
+    ) -> tuple[Float[Tensor, "B L D"], Callable[[Tensor], Tensor] | None]:
+        """Make one network call, but for a last module that makes the logits, see `TokenHead`.
 
         Raises:
             ValueError: The sequences are too long, or the output has not the shape of logits.
         """
-        length = x_t.shape[1]
-        if self.max_length is not None and length > self.max_length:
-            raise ValueError(
-                f"`x` must not be longer than the network's context, {self.max_length} tokens, got "
-                f"{length}; shorten the prompt or generate fewer tokens."
-            )
-        self._evaluated[0] += self.num_evaluated(x_t, free)
-        output = super().output(x_t, t, free)
-        if not self.banned:
-            return output
-        if output.requires_grad or not output.is_contiguous():
-            return output.index_fill(-1, self._banned, -torch.inf)
-        # The network has handed its output over; a second one of this size would cost time.
-        return output.index_fill_(-1, self._banned, -torch.inf)
+        self.count(x_t, free)
+        head = self.token_head() if self._large else None
+        if head is not None:
+            with self._explaining():
+                read = self._head.read(head, lambda: self.call(x_t, t, free))
+            if read is not None:
+                return read, partial(self._logits, head)
+        return self._allowed(self.output(x_t, t, free)), None
+
+    def token_head(self) -> nn.Module | None:
+        """Return the module that makes the logits of a token, if the network says which it is."""
+        found = getattr(self.backbone, "get_output_embeddings", lambda: None)()
+        # Where weights are tied, some name the module that reads tokens.
+        return found if isinstance(found, nn.Module) and type(found) is not nn.Embedding else None
+
+    def _logits(self, head: nn.Module, h: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
+        return self._allowed(self._checked(head(h), h.shape[:-1]).to(self._head.dtype))
+
+    def _allowed(self, output: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
+        """Return the logits of the states that a prediction is about, -inf at banned tokens."""
+        if self.banned and (output.requires_grad or not output.is_contiguous()):
+            output = output.index_fill(-1, self._banned, -torch.inf)
+        elif self.banned:
+            # The network has handed its output over; a second one of this size would cost time.
+            output.index_fill_(-1, self._banned, -torch.inf)
+        return output[..., : self.num_predicted]
 
     def forward(
         self,
@@ -179,23 +194,38 @@ class Adapter(NetworkDenoiser):
         free: Bool[Tensor, "B L"] | None = None,
     ) -> Prediction:
         """Make one network call."""
-        return self.predict(self.output(x_t, t, free), x_t, t, free)
+        features, head = self.features(x_t, t, free)
+        return self.predict(features, x_t, t, free, head)
 
     def predict(
         self,
-        output: Float[Tensor, "B L D"],
+        features: Float[Tensor, "B L D"],
         x_t: Int[Tensor, "B L"],
         t: Float[Tensor, " B"],
         free: Bool[Tensor, "B L"] | None,
+        head: Callable[[Tensor], Tensor] | None = None,
     ) -> Prediction:
-        """Return what an output says."""
-        size = self.process.kernel.vocab_size  # a mask beyond the vocabulary has logits at times
-        return self.prediction(self.process, output[..., :size], x_t, t, free)
+        """Return what an output says, or what a head would make of features."""
+        return self.prediction(self.process, features, x_t, t, free, head)
 
     @property
     def num_tokens(self) -> int:
         """Tokens that the network has evaluated so far, in all calls together, padding included."""
         return self._evaluated[0]
+
+    def count(self, x_t: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None) -> None:
+        """Count the tokens that a call will evaluate.
+
+        Raises:
+            ValueError: The sequences are too long.
+        """
+        length = x_t.shape[1]
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(
+                f"`x` must not be longer than the network's context, {self.max_length} tokens, got "
+                f"{length}; shorten the prompt or generate fewer tokens."
+            )
+        self._evaluated[0] += self.num_evaluated(x_t, free)
 
     def num_evaluated(self, x_t: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None) -> int:
         """Return the tokens that a call evaluates: all, unless the network keeps a cache."""

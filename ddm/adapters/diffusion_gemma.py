@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +91,17 @@ class DiffusionGemma(Adapter):
 
     def predict(
         self,
-        output: Float[Tensor, "B L V"],
+        features: Float[Tensor, "B L D"],
         x_t: Int[Tensor, "B L"],
         t: Float[Tensor, " B"],
         free: Bool[Tensor, "B L"] | None,
+        head: Callable[[Tensor], Tensor] | None = None,
     ) -> Prediction:
         """Return what an output says."""
-        return FlooredPosterior(self.process, output, x_t, t, free, floor=self.floor)
+        return FlooredPosterior(self.process, features, x_t, t, free, head, floor=self.floor)
+
+    def token_head(self) -> None:
+        """Return nothing: the next call is told the logits of this one."""
 
     def num_evaluated(self, x_t: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None) -> int:
         """Return the tokens that a call evaluates: a prompt that is remembered is none of them."""

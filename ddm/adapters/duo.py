@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
 
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-
-from ddm.adapters.adapter import Adapter, logits_of
 from ddm.adapters.mdlm import num_logits
+from ddm.adapters.told_sigma import ToldSigma
 from ddm.denoisers import NoiseLevel
 from ddm.kernels import Uniform
 from ddm.noise import LogLinear, NoiseSchedule
 from ddm.process import ForwardProcess
 
 
-class DUO(Adapter):
+class DUO(ToldSigma):
     """A network of DUO or UDLM: the uniform kernel, called with `(input_ids, sigma)`.
 
     It is told the noise level, `sigma = -log alpha`, and its logits are leave-one-out posteriors:
@@ -41,9 +38,3 @@ class DUO(Adapter):
     ) -> None:
         process = ForwardProcess(Uniform(num_logits(model, vocab_size)), noise or LogLinear())
         super().__init__(model, process, time=NoiseLevel())
-
-    def call(
-        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
-    ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
-        """Call the network with the tokens and with sigma."""
-        return logits_of(self.backbone(x_t, *self.time_input(t)))

@@ -95,6 +95,10 @@ class LLaDA(MaskedLM):
         memory.cache.crop(memory.width - x_t.shape[1])  # a negative number: as many fewer
         return torch.nn.functional.pad(logits, (0, 0, known, 0))  # nobody reads the prefix's
 
+    def token_head(self) -> nn.Module | None:
+        """Return the module that makes the logits, unless those of a prefix are left out anyway."""
+        return super().token_head() if self.memory is None else None
+
     def num_evaluated(self, x_t: Int[Tensor, "B L"], free: Bool[Tensor, "B L"] | None) -> int:
         """Return the tokens that a call evaluates: those of a prefix that is known are none."""
         known = self.memory is not None and self.memory.cache is not None

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
 
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-
-from ddm.adapters.adapter import Adapter, logits_of
+from ddm.adapters.told_sigma import ToldSigma
 from ddm.denoisers import NoiseLevel, TimeInput
 from ddm.kernels import Absorbing
 from ddm.noise import LogLinear, NoiseSchedule
 from ddm.process import ForwardProcess
 
 
-class MDLM(Adapter):
+class MDLM(ToldSigma):
     """A network of MDLM: called with `(input_ids, sigma)`, raw logits, the mask last.
 
     The mask is never drawn and known tokens are copied, whatever the logits say. Where
@@ -45,12 +42,6 @@ class MDLM(Adapter):
         kernel = Absorbing(size, mask=size - 1 if mask is None else mask)
         super().__init__(model, ForwardProcess(kernel, noise or LogLinear()), time=time)
         self.time_free |= not getattr(getattr(model, "config", None), "time_conditioning", True)
-
-    def call(
-        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
-    ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
-        """Call the network with the tokens and with sigma."""
-        return logits_of(self.backbone(x_t, *self.time_input(t)))
 
 
 def num_logits(model: nn.Module, vocab_size: int | None = None) -> int:

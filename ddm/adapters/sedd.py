@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
 
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-
-from ddm.adapters.adapter import Adapter, logits_of
 from ddm.adapters.mdlm import num_logits
-from ddm.denoisers import LogRatio, NoiseLevel, Prediction
+from ddm.adapters.told_sigma import ToldSigma
+from ddm.denoisers import LogRatio, NoiseLevel
 from ddm.kernels import Absorbing, Kernel
 from ddm.noise import LogLinear, NoiseSchedule
 from ddm.process import ForwardProcess
 
 
-class SEDD(Adapter):
+class SEDD(ToldSigma):
     """A network of SEDD: called with `(x_t, sigma)`, it returns finished log ratios.
 
     They are `log p_t(x_t with v) / p_t(x_t)`, with the size of the ratios, which
@@ -46,21 +43,10 @@ class SEDD(Adapter):
             kernel = Absorbing(num_logits(model, num_states) - 1)
         super().__init__(model, ForwardProcess(kernel, noise or LogLinear()), time=NoiseLevel())
 
-    def call(
-        self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
-    ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
-        """Call the network with the tokens and with sigma."""
-        return logits_of(self.backbone(x_t, *self.time_input(t)))
-
-    def predict(
-        self,
-        output: Float[Tensor, "B L K"],
-        x_t: Int[Tensor, "B L"],
-        t: Float[Tensor, " B"],
-        free: Bool[Tensor, "B L"] | None,
-    ) -> Prediction:
-        """Return what an output says, of all states."""
-        return LogRatio(self.process, output, x_t, t, free)
+    @property
+    def num_predicted(self) -> int:
+        """One log ratio for every state."""
+        return self.process.kernel.num_states
 
     @property
     def output_sizes(self) -> set[int]:

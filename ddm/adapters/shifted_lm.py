@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ddm.adapters.adapter import Adapter
 from ddm.adapters.llada import LLaDA
 
 
@@ -38,10 +39,14 @@ class ShiftedLM(LLaDA):
         self, x_t: Int[Tensor, "B L"], t: Float[Tensor, " B"], free: Bool[Tensor, "B L"] | None
     ) -> Any:  # noqa: ANN401 (whatever the network returns; `output` checks it)
         """Call the network and move its logits to the right by one."""
-        head = getattr(self.backbone, "get_output_embeddings", lambda: None)()
-        if not isinstance(head, nn.Module):
+        head = Adapter.token_head(self)
+        if head is None:
             return moved(super().call(x_t, t, free))
-        with head.register_forward_pre_hook(lambda _, inputs: (moved(inputs[0]), *inputs[1:])):
+
+        def move(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return moved(inputs[0]), *inputs[1:]
+
+        with head.register_forward_pre_hook(move, prepend=True):  # before anybody looks at it
             return super().call(x_t, t, free)
 
 

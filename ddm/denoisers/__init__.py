@@ -1,6 +1,6 @@
 """Denoisers: a network (or an exact law) together with the process it undoes."""
 
-from ddm.denoisers.denoiser import Denoiser, checked_call, evaluating
+from ddm.denoisers.denoiser import Denoiser, check_output, checked_call, evaluating
 from ddm.denoisers.exact import ExactDenoiser, MarkovChainDenoiser
 from ddm.denoisers.mean import MeanDenoiser
 from ddm.denoisers.network import NetworkDenoiser
@@ -34,6 +34,7 @@ __all__ = [
     "ScoreDenoiser",
     "Time",
     "TimeInput",
+    "check_output",
     "checked_call",
     "chunks",
     "evaluating",

@@ -111,6 +111,16 @@ def checked_call(
         ValueError: There are such outputs.
     """
     prediction: Prediction = denoiser(x_t, times_like(t, x_t), free)
+    check_output(prediction)
+    return prediction
+
+
+def check_output(prediction: Prediction) -> None:
+    """Refuse NaN and +inf.
+
+    Raises:
+        ValueError: There are such outputs.
+    """
     wrong = prediction.num_invalid()
     if wrong:
         raise ValueError(
@@ -118,4 +128,3 @@ def checked_call(
             f"{prediction.output.numel()} at t = {float(prediction.t.mean()):.4g}; lower the "
             "learning rate or check the weights."
         )
-    return prediction

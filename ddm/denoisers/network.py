@@ -69,10 +69,10 @@ class NetworkDenoiser(Denoiser):
     ) -> tuple[Float[Tensor, "B L D"], Callable[[Tensor], Tensor] | None]:
         """Make one network call, but for a head of its own; return what that reads, and the head.
 
-        Without such a head it is the output, with V entries.
+        Without such a head it is the output, of the states that are predicted.
         """
-        size, head = self.process.kernel.vocab_size, getattr(self.backbone, "token_head", None)
-        if head is None or size <= SMALL:
+        size, head = self.num_predicted, getattr(self.backbone, "token_head", None)
+        if head is None or not self._large:
             return self.output(x_t, t, free)[..., :size], None
         told = self.attention(x_t, free)
         with self._explaining():
@@ -107,6 +107,16 @@ class NetworkDenoiser(Denoiser):
     def output_sizes(self) -> set[int]:
         """The numbers of logits per position that the network may return."""
         return {self.process.kernel.vocab_size, self.process.kernel.num_states}
+
+    @property
+    def num_predicted(self) -> int:
+        """Number of states that a prediction is about: a mask beyond V has logits at times."""
+        return self.process.kernel.vocab_size
+
+    @property
+    def _large(self) -> bool:
+        """Whether logits that nobody needs are worth leaving out."""
+        return self.process.kernel.vocab_size > SMALL
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser, Prediction, checked_call, chunks
+from ddm.denoisers import Denoiser, Prediction, check_output, checked_call, chunks
 from ddm.functional import gather_made
 from ddm.kernels.sparse import CHUNK
 from ddm.samplers.sampler import check_some_free
@@ -127,26 +127,47 @@ def _rows(
     bar: tqdm[Any],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield nats (2, B, M + 1) and errors (B, 2) of the steps from t_1, t_2, ...."""
+    kernel = denoiser.process.kernel
     # A revealed token stays; and blind tokens drawn from a prior of masks would tell nothing.
-    repairs = denoiser.process.kernel.mask is None
+    repairs = kernel.mask is None
     below: Prediction | None = None
     for i in range(1, len(times)):
-        prediction = checked_call(denoiser, path[i - 1], times[i], free)
         row = torch.zeros(2, len(x_0), len(times), dtype=torch.float64, device=x_0.device)
         errors = row[0, :, :2].clone()
-        judge = prediction if below is None else below  # near t = 0 the only context is its own
-        for part, (piece, piece_below) in chunks([prediction, judge], CHUNK):
-            nats = step_costs(piece, x_0[:, part], times[:i])
-            row[..., :i] += torch.stack(nats).mT
+        if kernel.absorbing:
+            row[..., :i] = _hidden_costs(denoiser(path[i - 1], times[i], free), x_0, times[:i])
+        else:
+            prediction = checked_call(denoiser, path[i - 1], times[i], free)
+            judge = prediction if below is None else below  # near t = 0 it has its own context only
+            for part, (piece, piece_below) in chunks([prediction, judge], CHUNK):
+                row[..., :i] += torch.stack(step_costs(piece, x_0[:, part], times[:i])).mT
+                if repairs:
+                    ratio, before = blind_ratio(piece.double(), times[i - 1])
+                    test = sign_test(piece_below.double(), times[i - 1])
+                    after = still_seen(test, ratio)
+                    errors += torch.stack([piece.sum_free(before), piece.sum_free(after)], -1)
             if repairs:
-                ratio, before = blind_ratio(piece.double(), times[i - 1])
-                test = sign_test(piece_below.double(), times[i - 1])
-                after = still_seen(test, ratio)
-                errors += torch.stack([piece.sum_free(before), piece.sum_free(after)], -1)
-        if repairs:
-            below = prediction
+                below = prediction
         bar.update()
         yield row, errors
+
+
+def _hidden_costs(
+    prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
+) -> Float[Tensor, "2 B J"]:
+    """Return `step_costs` where revealed tokens stay: only of the others logits are computed."""
+    p, kernel = prediction, prediction.process.kernel
+    hidden = ~kernel.is_revealed(p.x_t)
+    index = (hidden if p.free is None else hidden & p.free).nonzero()
+    nats = torch.zeros(2, len(s), *x_0.shape, dtype=torch.float64, device=x_0.device)
+    size = max(1, CHUNK // kernel.num_states)
+    for first in range(0, len(index), size):
+        rows, columns = index[first : first + size].T
+        piece = p.at(rows, columns)
+        check_output(piece)
+        found = step_costs(piece, x_0[rows, columns][:, None], s)
+        nats[:, :, rows, columns] = torch.stack(found)
+    return nats.sum(-1).mT
 
 
 def step_costs(
