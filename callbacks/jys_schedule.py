@@ -333,6 +333,8 @@ class JYSScheduleCallback(Callback):
             density = binned_density(found.table.density, found.table.times)
             update: dict[str, Any] = {"step": step, "seconds": 0.0, "num_calls": found.num_calls}
             update |= {"density": density, "schedules": rows}
+            if found.evidence is not None:
+                update["evidence"] = str(found.evidence)
         except Exception as error:
             self._report.fail(step, error)
             return
