@@ -8,7 +8,7 @@ from ddm.schedules.jys.jump_your_steps import JumpYourSteps
 from ddm.schedules.jys.klub import KLUB, RevealKLUB, TokenKLUB
 from ddm.schedules.optimal.by_samples import BySamples
 from ddm.schedules.optimal.cost_table import CostTable
-from ddm.schedules.optimal.evidence import Evidence, compare
+from ddm.schedules.optimal.evidence import Evidence, compare_samples
 from ddm.schedules.optimal.guard import Decision, choose, keep_best
 from ddm.schedules.optimal.optimal_counts import OptimalCounts
 from ddm.schedules.optimal.optimal_orders import OptimalOrders
@@ -42,7 +42,7 @@ __all__ = [
     "StepCosts",
     "TokenKLUB",
     "choose",
-    "compare",
+    "compare_samples",
     "golden_section",
     "keep_best",
     "loss_curve_costs",

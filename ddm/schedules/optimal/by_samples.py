@@ -13,7 +13,7 @@ from ddm.denoisers import Denoiser
 from ddm.functional import gather_objects, require_at_least
 from ddm.samplers import Sampler
 from ddm.schedules.optimal.cost_table import CostTable
-from ddm.schedules.optimal.evidence import LEVELS, Evidence, compare
+from ddm.schedules.optimal.evidence import LEVELS, Evidence, compare_samples
 from ddm.schedules.optimal.validation import check_gamma
 
 FEWEST = 8
@@ -26,8 +26,8 @@ class BySamples:
     No exponent serves all models, and samples tell which one a model asks for. Every exponent
     draws samples, from the same noise, for the two smallest numbers of steps, where schedules
     differ most; their energy distance to data and how well the network denoises them say how far
-    from data they are (`compare`). One exponent is chosen for all numbers of steps, and the one in
-    use stays unless another one is closer by more than the paired error.
+    from data they are (`compare_samples`). One exponent is chosen for all numbers of steps, and the
+    one in use stays unless another one is surely closer.
 
     Args:
         gammas: Exponents that may take the place of the one in use.
@@ -94,7 +94,7 @@ class BySamples:
         num = min(gather_objects(min(num, len(x_0))))
         if num < FEWEST:
             return table, None
-        evidence = compare(
+        evidence = compare_samples(
             candidates, denoiser, sampler, x_0, num, free=free, batch_size=batch_size,
             generator=generator,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from ddm.schedules.optimal.distances import (
     mean_distance,
     paired_error,
 )
-from ddm.schedules.optimal.guard import MOVES
+from ddm.schedules.optimal.guard import CONFIDENCE
 
 LEVELS = (0.125, 0.375, 0.625, 0.875)
 """Times that samples are noised to: high ones see the coarse, low ones the fine."""
@@ -61,7 +61,7 @@ class Evidence:
         return f"{self.winner}: {closer:.2f} +- {closer * error:.2f} times as far as {first}"
 
 
-def compare(
+def compare_samples(
     candidates: Mapping[str, Sequence[SamplingSchedule]],
     denoiser: Denoiser,
     sampler: Sampler,
@@ -85,8 +85,8 @@ def compare(
       counts like being too dear, so that samples that are all alike do not win.
 
     The mean of the logs of both, over the numbers of steps, compares candidates. The first one
-    stays unless another one is closer by more than the paired error, by the rule of the keep-best
-    guard: a one-sided t-test with a confidence of 84 %, divided by the number of challengers.
+    stays unless another one is closer by the paired one-sided t-test, with a confidence of 95 %
+    divided by the number of challengers: a wrong move costs something.
 
     Under `torch.distributed` every process draws its own samples and all get the same evidence;
     the call is collective.
@@ -164,7 +164,7 @@ def decide(found: Mapping[str, Distance], num_samples: int, num_calls: int) -> E
     for name in others:  # the same samples tell nothing
         known = errors[name] > 0
         sure[name] = float(stdtr(num_samples - 1, nearer[name] / errors[name])) if known else 0.5
-    level = 1 - (1 - MOVES) / max(len(others), 1)
+    level = 1 - (1 - CONFIDENCE) / max(len(others), 1)
     winner = max([first, *(x for x in others if sure[x] >= level)], key=lambda x: nearer[x])
     distances = {name: math.exp(-log) for name, log in nearer.items()}
     return Evidence(winner, distances, errors, sure[winner], num_samples, num_calls)
