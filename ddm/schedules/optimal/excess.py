@@ -79,19 +79,18 @@ def control_coefficient(costs: StepCosts) -> float:
     exact denoiser c - m is zero in the mean, given x_t, and m has the same mean as c with less
     noise. A network is wrong in the mean by some b. The mean of `c - k (c - m)` over n sequences
     has the squared error `var(c - k (c - m)) / n + k^2 b^2`, which is smallest at
-    `k = cov(c, c - m) / (var(c - m) + n b^2)`, all of it summed over steps in units of var(c). The
-    mean of c - m squared estimates `b^2 + var(c - m) / n`. So the bias stays below the noise: the
-    more sequences there are, the less a prediction that is wrong is asked.
+    `k = cov(c, c - m) / (var(c - m) + n b^2)`. The mean of c - m squared estimates
+    `b^2 + var(c - m) / n`. So the bias stays below the noise: the more sequences there are, the
+    less a prediction that is wrong is asked. All of it is summed over steps in nats, in which a
+    schedule pays: in units of their own variances hundreds of steps that cost next to nothing
+    would outvote the few long ones that decide.
 
     Args:
         costs: Those of the sequences that the table is made from.
     """
     own = sequence_excess(costs)
     missed = own - sequence_excess(replace(costs, nats=costs.expected))
-    scale, mean, num = own.var(0), missed.mean(0), len(own)
-    covariance = (own * (missed - mean)).sum(0) / (num - 1)
-    noisy = scale > 1e-20  # nats squared; what is known exactly needs no control
-    shared, noise, bias = (
-        float((x[noisy] / scale[noisy]).sum()) for x in (covariance, missed.var(0), num * mean**2)
-    )
+    mean, num = missed.mean(0), len(own)
+    shared = float((own * (missed - mean)).sum()) / (num - 1)
+    noise, bias = float(missed.var(0).sum()), float(num * (mean**2).sum())
     return min(max(shared / max(noise, bias), 0.0), 1.0) if noise > 0 else 0.0
