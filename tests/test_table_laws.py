@@ -14,7 +14,13 @@ from ddm.functional import times_like
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import StepCosts
-from ddm.schedules.optimal.excess import control_coefficient, mean_excess, sequence_excess
+from ddm.schedules.optimal.excess import (
+    SPLITS,
+    control_coefficient,
+    halved_excess,
+    mean_excess,
+    sequence_excess,
+)
 from ddm.schedules.optimal.optimal_steps import pilot_grid, placed_grid, squeezed
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.optimal.step_cost import step_costs
@@ -259,6 +265,16 @@ def test_control_of_exact_and_of_wrong_denoisers():
         found.append(control_coefficient(replace(wrong, **arrays)))
     assert found[0] < 0.1
     assert found[1:] == pytest.approx([found[0] / 10, found[0] / 100], rel=1e-2)
+
+
+def test_halves_are_all_sequences():
+    """Every halving has each sequence once, and no two halvings are the same."""
+    costs = costs_of(GRID, 2.0 ** torch.arange(20).double()[:, None, None], num=20)
+    total, seen = sequence_excess(costs).sum(0), set()
+    for first, second in halved_excess(costs):
+        torch.testing.assert_close(10 * (first + second), total, rtol=1e-9, atol=1e-9)
+        seen.add(float(first[-1, 0]))
+    assert len(seen) == SPLITS
 
 
 def test_excess_of_a_curvature_that_varies():

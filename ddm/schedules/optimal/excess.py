@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddm.schedules.optimal.step_cost import StepCosts
+
+SPLITS = 8
+"""How often sequences are halved to see what of a table is noise."""
 
 
 def excess(
@@ -53,6 +57,14 @@ def mean_excess(costs: StepCosts) -> Float[Tensor, "T T"]:
     mean = costs.nats.mean(0)
     # Merging costs something in truth, not necessarily in the mean of few sequences.
     return excess(mean, _cells(mean) - residuals(costs.times, _merged(mean).clamp(min=0.0)))
+
+
+def halved_excess(costs: StepCosts) -> Iterator[tuple[Float[Tensor, "T T"], Float[Tensor, "T T"]]]:
+    """Yield the means over a random half of the sequences and over the other one, several times."""
+    generator, num = torch.Generator().manual_seed(0), len(costs.nats)
+    for _ in range(SPLITS):
+        first, second = torch.randperm(num, generator=generator).tensor_split(2)
+        yield mean_excess(costs.part(first)), mean_excess(costs.part(second))
 
 
 def sequence_excess(costs: StepCosts) -> Float[Tensor, "B T T"]:
