@@ -296,6 +296,9 @@ def test_fit_ends_with_what_it_found(checkpoint, tmp_path, capsys):
     for name in ("schedules", "checkpoint"):
         (path,) = (line.split()[1] for line in lines if line.startswith(name))
         assert Path(path).is_file()
+    (better,) = (line for line in lines if line.startswith("better"))
+    assert better.split()[2:7] == ["ddm", "optimize", path, "--num-steps", "2"]
+    assert better.endswith("# from 512 sequences, not 16")
     assert lines[-1].split()[:3] == ["next", "ddm", "sample"]
 
 

@@ -17,7 +17,12 @@ from ddm.samplers import Sampler
 from ddm.schedule import step_numbers
 from ddm.schedules.optimal.by_samples import BySamples
 from ddm.schedules.optimal.cost_table import CostTable
-from ddm.schedules.optimal.excess import control_coefficient, mean_excess, sequence_excess
+from ddm.schedules.optimal.excess import (
+    control_coefficient,
+    halved_excess,
+    mean_excess,
+    sequence_excess,
+)
 from ddm.schedules.optimal.retention import retention
 from ddm.schedules.optimal.smoothing import choose_width, signed_roots
 from ddm.schedules.optimal.step_cost import StepCosts, measure_step_costs
@@ -32,7 +37,7 @@ class OptimalSteps(ScheduleOptimizer):
     A pilot pass on a coarse grid shows where the cost lies; the second pass measures on times
     placed there. `pilot_times + num_times` network calls per batch give the optimal
     schedules of *all* numbers of steps. Costs are averaged over neighboring times, as widely as
-    two halves of the sequences agree (`choose_width`). A quarter of the sequences never enters the
+    halves of the sequences agree (`choose_width`). A quarter of the sequences never enters the
     table; the keep-best guard judges schedules on them.
 
     Args:
@@ -173,9 +178,10 @@ class OptimalSteps(ScheduleOptimizer):
         mean, spread = mean_excess(own).numpy(), sequence_excess(own).std(0)
         check_finite("excess", mean)  # before anything is chosen by it
         survival = retention(own.errors).numpy()
-        first, second = (
-            signed_roots(mean_excess(own.part(slice(k, None, 2))).numpy()) for k in range(2)
-        )
+        halves = [
+            (signed_roots(first.numpy()), signed_roots(second.numpy()))
+            for first, second in halved_excess(own)
+        ]
         return CostTable(
             times=costs.times.numpy(),
             excess=mean,
@@ -187,7 +193,7 @@ class OptimalSteps(ScheduleOptimizer):
             num_held_out=num_held_out,
             num_calls=calls_before + costs.num_calls,
             seconds=time.monotonic() - begin,
-            width=choose_width(first, second, survival**self.gamma),
+            width=choose_width(halves, costs.times.numpy(), survival**self.gamma),
             min_time=denoiser.min_time,
             held_out=sequence_excess(rest).numpy(),
         )

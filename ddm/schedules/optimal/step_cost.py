@@ -39,7 +39,7 @@ class StepCosts:
     errors: Float[Tensor, "B M 2"]
     num_calls: int
 
-    def part(self, which: slice) -> StepCosts:
+    def part(self, which: slice | Int[Tensor, " N"]) -> StepCosts:
         """Return the costs of some of the sequences."""
         arrays = {x: getattr(self, x)[which] for x in ("nats", "expected", "errors")}
         return replace(self, **arrays)
