@@ -105,7 +105,7 @@ def test_held_out_runs(benchmarks):
 
 def test_selection_of_exponents():
     """What was chosen is compared with the default and the best exponent, over numbers of steps."""
-    law = held_out.held_out_joints()["first and last"]
+    law = first_nine()["first and last"]
     row = selection.on_joint(law, "uniform", 24, 0)
     assert row["worth"].keys() == {*row["distances"], selection.UNIFORM}
     assert row["calls_of_choice"] <= row["calls_of_table"]

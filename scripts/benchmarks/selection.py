@@ -27,8 +27,8 @@ from ddm.schedules import BySamples, CostTable, Evidence
 
 import numpy as np
 import torch
+from _held_out_joints import first_nine
 from _report import ROOT, finish, parse, resume
-from held_out import held_out_joints
 from problems import (
     KERNELS,
     RIGID,
@@ -176,7 +176,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def main(args: Sequence[str] | None = None) -> None:
     """Measure and print."""
     laws = {name: law for name, (_, law) in joints().items()}
-    held = held_out_joints()
+    held = first_nine()
     options = parse(
         __doc__,
         args,
