@@ -7,6 +7,7 @@ import correctors
 import held_out
 import problems
 import pytest
+import selection
 import torch
 from _correctors import Gibbs, Psi, ReMDM, cap, rescale
 from _held_out_joints import first_nine, second_nine
@@ -100,6 +101,26 @@ def test_held_out_runs(benchmarks):
         "JYS as released": 1,
         held_out.BEST: 2,
     }
+
+
+def test_selection_of_exponents():
+    """What was chosen is compared with the default and the best exponent, over numbers of steps."""
+    law = held_out.held_out_joints()["first and last"]
+    row = selection.on_joint(law, "uniform", 24, 0)
+    assert row["worth"].keys() == {*row["distances"], selection.UNIFORM}
+    assert row["calls_of_choice"] <= row["calls_of_table"]
+    worth = {
+        selection.UNIFORM: {"4": 9.0, "8": 9.0},
+        selection.DEFAULT: {"4": 2.0, "8": 8.0},
+        "gamma 2": {"4": 1.0, "8": 4.0},
+        "gamma 0": {"4": 4.0, "8": 4.0},
+    }
+    rows = [{"worth": worth, "winner": name} for name in ("gamma 2", "gamma 0")]
+    found = selection.summary(rows)
+    assert found["chosen over best, worst"] == pytest.approx(2)
+    assert found["default over best, mean"] == pytest.approx(2)
+    assert found["chosen over default, best"] == pytest.approx(0.5)
+    assert found["chosen within 5 % of the best"] == 0.5
 
 
 def test_losses_beyond_the_error():

@@ -119,6 +119,11 @@ def optimize() -> Parser:
         help="exponent of the contraction weights (default: the method's)",
     )
     add(
+        "--by-samples",
+        action="store_true",
+        help="choose the exponent by samples, for as many network calls again; no metric is needed",
+    )
+    add(
         "--num-samples",
         type=whole("num_samples", 8),
         default=512,

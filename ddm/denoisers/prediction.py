@@ -100,6 +100,8 @@ class Prediction(ABC):
 
         -inf is legal: the log probability of a token that is impossible, or forbidden.
         """
+        if self.output.numel() == 0 or self.output.amax() < torch.inf:  # NaN is not less
+            return 0
         return int((torch.isnan(self.output) | torch.isposinf(self.output)).sum())
 
     def sum_free(self, nats: Float[Tensor, "*J B L"]) -> Float[Tensor, "*J B"]:

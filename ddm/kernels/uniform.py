@@ -103,24 +103,26 @@ class Uniform(SparseKernel):
         keep_t, noised = torch.exp(-sigma_t), -torch.expm1(-sigma_t) / v
         reached = p_t * keep_t + noised
         stays = p_t * (keep_t + noised) / reached  # posterior of x_0 = x_t
-        likelihood = torch.stack([noised, keep_t + noised])  # of another token, and of x_t
-        rows, means, which = [], [], same.long()
-        for i, (keep, other) in enumerate(zip(keeps, others, strict=True)):
-            keep_after = torch.exp(sigma_s[i] - sigma_t)
-            other_after = -torch.expm1(sigma_s[i] - sigma_t) / v
-            own = (keep + other) * torch.stack([other_after, other_after + keep_after]) / likelihood
-            rest = other * other_after / likelihood  # 0 at s = 0, where there is no other token
-            known = own * torch.log(keep + other) + (1 - own) * positive_log(other)
-            known = known - likelihood.log()
-            log_m_0, m_t = positive_log(p_0 * keep + other), p_t * keep + other
-            log_m_t = positive_log(m_t)
-            cross = (own - rest)[which] * log_m_0 + rest[which] * everywhere[i]
-            moved = other * keep_after / noised * log_m_t
-            rows.append(known[which] - cross - moved.where(~same, 0.0))
-            mean = other_after * (keep * expected[i] + other * everywhere[i])
-            cross = (mean + keep_after * m_t * log_m_t) / reached
-            means.append(torch.lerp(known[0], known[1], stays) - cross)
-        return torch.stack(rows) + reached.log(), torch.stack(means) + reached.log()
+        # Of another token, and of x_t; behind that landing times, then positions.
+        likelihood = torch.stack([noised, keep_t + noised])[:, None]
+        keep_after, other_after = torch.exp(sigma_s - sigma_t), -torch.expm1(sigma_s - sigma_t) / v
+        own = (keeps + others) * torch.stack([other_after, other_after + keep_after]) / likelihood
+        rest = others * other_after / likelihood  # 0 at s = 0, where there is no other token
+        known = own * torch.log(keeps + others) + (1 - own) * positive_log(others)
+        own, rest, known = (z[..., None, None] for z in (own, rest, known - likelihood.log()))
+        keep, other, after, away = (
+            z[:, None, None] for z in (keeps, others, keep_after, other_after)
+        )
+        log_m_0, m_t = positive_log(p_0 * keep + other), p_t * keep + other
+        log_m_t = positive_log(m_t)
+        cross = torch.where(same, own[1] - rest[1], own[0] - rest[0]) * log_m_0
+        cross += torch.where(same, rest[1], rest[0]) * everywhere
+        moved = other * after / noised * log_m_t
+        nats = torch.where(same, known[1], known[0] - moved) - cross
+        mean = away * (keep * expected + other * everywhere)
+        cross = (mean + after * m_t * log_m_t) / reached
+        means = torch.lerp(known[0], known[1], stays) - cross
+        return nats + reached.log(), means + reached.log()
 
     def sample(
         self,

@@ -1,8 +1,9 @@
 """What do exactness and generality cost? Ratios to the bare operations, measured side by side.
 
-Four questions: one sampling step against the bare network call; memory that a step adds at text
-size; seconds of a step and of a row of the table there; training through Lightning against a
-hand-written loop. Prints a table and writes docs/results/core_speed.json.
+Five questions: one sampling step against the bare network call; memory that a step adds at text
+size; seconds of a step and of a row of the table there; whether a vocabulary of 262,144 runs in
+8 GB; training through Lightning against a hand-written loop. Prints a table and writes
+docs/results/core_speed.json.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from ddm.module import DiscreteDiffusion
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Step
-from ddm.schedules.optimal.step_cost import step_costs
+from ddm.schedule import SamplingSchedule
+from ddm.schedules.optimal.step_cost import measure_step_costs, step_costs
 
 import torch
 from _report import finish, parse
@@ -107,7 +109,8 @@ def _text_memory(kind: Callable[[int], Kernel]) -> dict[str, float]:
 def text_seconds(kind: Callable[[int], Kernel], vocab_size: int) -> dict[str, float]:
     """Return seconds of one thread outside the network, B = 4, L = 256: a step and a table's row.
 
-    The step is one of eight; the row has 36 landing times.
+    The step is one of eight; the row has 36 landing times. A whole row is one with all that is
+    measured beside it: the search for NaN, and what later steps repair of errors.
     """
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(_text_seconds, (kind, vocab_size))
@@ -136,8 +139,15 @@ def _text_seconds(kind: Callable[[int], Kernel], vocab_size: int) -> dict[str, f
         for part, (piece,) in chunks([denoiser(x_t, t)], CHUNK):
             step_costs(piece, x_0[:, part], below)
 
+    def whole_row() -> None:
+        measure_step_costs(denoiser, x_0, torch.tensor([0.0, 1.0], dtype=torch.float64))
+
     with torch.no_grad():
-        return {"step_seconds": cpu_seconds(step), "row_seconds": cpu_seconds(row)}
+        return {
+            "step_seconds": cpu_seconds(step),
+            "row_seconds": cpu_seconds(row),
+            "whole_row_seconds": cpu_seconds(whole_row),
+        }
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -149,6 +159,43 @@ def cpu_seconds(work: Callable[[], object]) -> float:
         work()
         seconds.append(time.process_time() - begin)
     return min(seconds)
+
+
+def memory(kind: Callable[[int], Kernel], vocab_size: int = 262_144) -> dict[str, float]:
+    """Return the most memory that a process held after each of three works, B = 1, L = 256.
+
+    Samples of four steps, a table of four times, and a step of AdamW with a 2 x 128 Transformer.
+    """
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_memory, (kind, vocab_size))
+
+
+def _memory(kind: Callable[[int], Kernel], vocab_size: int) -> dict[str, float]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    kernel = kind(vocab_size)
+    network = Transformer(kernel.num_states, dim=128, depth=2, num_heads=2)
+    torch.nn.init.normal_(network.out.weight, std=0.02)
+    denoiser = MeanDenoiser(network, ForwardProcess(kernel, LogLinear()))
+    optimizer = torch.optim.AdamW(denoiser.parameters())
+    x_0 = torch.randint(vocab_size, (1, 256))
+
+    def sample() -> None:
+        Analytic()(denoiser, kernel.sample_prior((1, 256)), SamplingSchedule.uniform(4))
+
+    def table() -> None:
+        measure_step_costs(denoiser, x_0, torch.linspace(0, 1, 5, dtype=torch.float64))
+
+    def train() -> None:
+        NELBO()(denoiser, x_0, stratified_times(1)).sum().backward()
+        optimizer.step()
+
+    peaks = {}
+    for work in (sample, table, train):
+        work()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peaks[f"{work.__name__}_peak_gib"] = peak
+    return peaks | {"target_gib": 8e9 / 2**30}
 
 
 def training(pairs: int, steps: int = 20) -> dict[str, float]:
@@ -206,6 +253,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for size, targets in TARGETS.items():
             name = f"outside the network, {kind.__name__.lower()}, V = {size:,}"
             results[name] = text_seconds(kind, size) | targets
+        results[f"memory, {kind.__name__.lower()}, V = 262,144, B = 1"] = memory(kind)
     results["training throughput over hand-written loop"] = training(max(3, pairs // 2))
     for name, values in results.items():
         print(f"{name:55s}", *(f"{key} {value:.3g}" for key, value in values.items()), sep="  ")

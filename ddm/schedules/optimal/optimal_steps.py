@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, evaluating
-from ddm.functional import require_at_least
+from ddm.functional import require_at_least, require_instance
 from ddm.samplers import Sampler
 from ddm.schedule import step_numbers
+from ddm.schedules.optimal.by_samples import BySamples
 from ddm.schedules.optimal.cost_table import CostTable
 from ddm.schedules.optimal.excess import (
     control_coefficient,
@@ -46,6 +47,8 @@ class OptimalSteps(ScheduleOptimizer):
         num_times: Times of the measured grid.
         pilot_times: Times of the pilot grid.
         batch_size: Sequences per network call; all of them by default.
+        select: Chooses another exponent by samples, see `BySamples`, for at most as many network
+            calls again. None keeps `gamma`.
 
     Example:
         >>> from ddm import Absorbing, ForwardProcess, OptimalSteps
@@ -71,7 +74,9 @@ class OptimalSteps(ScheduleOptimizer):
         num_times: int = 36,
         pilot_times: int = 12,
         batch_size: int | None = None,
+        select: BySamples | None = None,
     ) -> None:
+        require_instance(BySamples | None, select=select)
         require_at_least(4, num_times=num_times, pilot_times=pilot_times)
         if batch_size is not None:
             require_at_least(1, batch_size=batch_size)
@@ -79,6 +84,7 @@ class OptimalSteps(ScheduleOptimizer):
         self.num_times = num_times
         self.pilot_times = pilot_times
         self.batch_size = batch_size
+        self.select = select
 
     def __call__(
         self,
@@ -102,8 +108,17 @@ class OptimalSteps(ScheduleOptimizer):
             generator=generator,
             progress=progress,
         )
+        evidence = None
+        if self.select is not None:
+            settings: dict[str, Any] = {
+                "free": free,
+                "batch_size": self.batch_size,
+                "generator": generator,
+            }
+            table, evidence = self.select.weigh(table, denoiser, sampler, x_0, numbers, **settings)
         schedules = {n: table.schedule(n) for n in numbers}
-        return Optimized(schedules, table.num_calls, table)
+        num_calls = table.num_calls + (0 if evidence is None else evidence.num_calls)
+        return Optimized(schedules, num_calls, table, evidence)
 
     def table(
         self,

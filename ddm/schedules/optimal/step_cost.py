@@ -130,6 +130,8 @@ def _rows(
     kernel = denoiser.process.kernel
     # A revealed token stays; and blind tokens drawn from a prior of masks would tell nothing.
     repairs = kernel.mask is None
+    # What is made of so many probabilities stays in the caches of a CPU: three times as fast.
+    cached = CHUNK // 16 if x_0.device.type == "cpu" else CHUNK
     below: Prediction | None = None
     for i in range(1, len(times)):
         row = torch.zeros(2, len(x_0), len(times), dtype=torch.float64, device=x_0.device)
@@ -139,15 +141,15 @@ def _rows(
         else:
             prediction = checked_call(denoiser, path[i - 1], times[i], free)
             judge = prediction if below is None else below  # near t = 0 it has its own context only
-            for part, (piece, piece_below) in chunks([prediction, judge], CHUNK):
+            for part, (piece,) in chunks([prediction], CHUNK):
                 row[..., :i] += torch.stack(step_costs(piece, x_0[:, part], times[:i])).mT
-                if repairs:
+            if repairs:
+                below = prediction
+                for _, (piece, piece_below) in chunks([prediction, judge], cached):
                     ratio, before = blind_ratio(piece.double(), times[i - 1])
                     test = sign_test(piece_below.double(), times[i - 1])
                     after = still_seen(test, ratio)
                     errors += torch.stack([piece.sum_free(before), piece.sum_free(after)], -1)
-            if repairs:
-                below = prediction
         bar.update()
         yield row, errors
 
