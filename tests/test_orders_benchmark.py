@@ -2,6 +2,7 @@
 
 import math
 
+import _trained_orders
 import orders
 import partitions
 import pytest
@@ -77,18 +78,23 @@ def test_orders_run(benchmarks, monkeypatch):
     monkeypatch.setattr(orders, "SIZE", (2, 16))
     monkeypatch.setattr(orders, "RESULTS", benchmarks)
     monkeypatch.setattr(rules, "TEMPERATURES", (1.0,))
-    cells = {f"random, {counts}": {"2": [1.0, 0.0, 0.0]} for counts in ("uniform", "optimal")}
-    monkeypatch.setattr(orders, "MODELS", ["digits"])
-    monkeypatch.setattr(orders, "model", lambda name, num: {"nats": cells, "metrics": {}})
+    monkeypatch.setattr(orders, "MODELS", ["digits_absorbing"])
+    monkeypatch.setattr(orders, "ORDERS", ("random", "measured"))
+    monkeypatch.setattr(_trained_orders, "NUM_STEPS", (2, 8))
     monkeypatch.setattr(
         orders, "on_both", lambda study, seed, num: {"exact chain": study(*small(seed, num))}
     )
-    orders.main(["--seeds=1", "--num-data=16", "--num-samples=8"])
+    models = ["--num-search=3", "--num-judge=1", "--model-seeds=1"]
+    orders.main(["--seeds=1", "--num-data=16", "--num-samples=8", *models])
     found = read_json(benchmarks / "orders.json")
     assert set(found["partitions"]) == {"random", "spaced", "measured", "chosen"}
     assert set(found["exact"]) == {"nats", "broken pairs"}
     assert len(found["exact"]["nats"]) == 8 * 3
     assert found["rules"]["exact chain"]["EB: entropy, bound .1"]["calls"][0] <= 12
+    digits = found["models"]["digits_absorbing"]
+    assert digits["nats"]["random, optimal"]["8"][1:] == [0, 0]
+    assert digits["nats"]["measured, optimal"]["8"][1] != 0
+    assert digits["one per call"] < digits["nats"]["random, optimal"]["2"][0]
     assert (benchmarks / "orders_frontier.png").exists()
 
 

@@ -10,6 +10,7 @@ so an interrupted run goes on where it stopped.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,9 +20,7 @@ from typing import Any
 
 from ddm import Absorbing, ForwardProcess
 from ddm.backbones import Transformer
-from ddm.checkpoint import load_data, load_model
 from ddm.datamodules.countdown import countdown_chain, sample_chain
-from ddm.datamodules.sequences import SequenceDataModule
 from ddm.denoisers import Denoiser, MarkovChainDenoiser, MeanDenoiser
 from ddm.likelihood import sampler_nats
 from ddm.metrics import CountDownError
@@ -44,15 +43,20 @@ from ddm.schedules import OptimalCounts, SamplingSchedule
 import partitions
 import rules
 import torch
-from _report import RESULTS, ROOT, draw_curves, finish, over_seeds, parse, resume, show
+from _report import RESULTS, draw_curves, finish, over_seeds, parse, resume, show
+from _trained_orders import load as shipped_model
+from _trained_orders import studies, together
 from matplotlib.figure import Figure
 from torch import Tensor
 
-NUM_STEPS = (2, 4, 8, 16)
+NUM_STEPS = (2, 4, 8, 16, 32)
 VOCAB_SIZE, LENGTH, SMOOTHING = 12, 48, 0.002
 SIZE = 64, 256
 """Sequences and tokens of the network call that ranking is compared with."""
 MODELS = ["countdown", "digits_absorbing", "folk_absorbing", "pydoc"]
+ORDERS = ("random", "spaced", "measured", "spaced, no jitter", "confidence")
+SLOW = "folk_absorbing", "pydoc"
+"""Models of long calls: a third of the sequences, and one seed for confidence (a long search)."""
 
 
 def orders_of(dependence: Tensor, shape: tuple[int, ...] = ()) -> dict[str, RevealOrder]:
@@ -126,57 +130,11 @@ def on_both(
 ) -> dict[str, Any]:
     """Return a study of `rules.py` on the exact chain and on the shipped CountDown."""
     denoiser, sequences = exact_chain()
-    shipped, tokens, _ = load("countdown", 2 * num_samples)
+    shipped, tokens, _ = shipped_model("countdown", 2 * num_samples)
     return {
         "exact chain": study(denoiser, sequences(num_samples, seed), num_samples, seed),
         "countdown": study(shipped, tokens[:num_samples], num_samples, seed),
     }
-
-
-def load(name: str, num: int) -> tuple[Denoiser, Tensor, SequenceDataModule]:
-    """Return the network of a shipped model, sequences that it was not trained on, and its data."""
-    path = ROOT / "checkpoints" / f"{name}.ckpt"
-    data = load_data(path)
-    assert isinstance(data, SequenceDataModule)
-    data.prepare_data()
-    data.setup("test")
-    tokens = torch.cat([data.val_tokens[:], data.test_tokens[:]])
-    chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:num]
-    return load_model(path).denoiser, tokens[chosen].long(), data
-
-
-def model(name: str, num_data: int) -> dict[str, Any]:
-    """Return nats of one shipped model by order, counts and N, and differences to random order.
-
-    Differences are paired, sequence by sequence, to the optimal counts of the random order. The
-    metrics are those of samples with optimal counts at 8 calls.
-    """
-    denoiser, tokens, data = load(name, 2 * num_data)
-    x_0, held_out = tokens.chunk(2)
-    generator = torch.Generator().manual_seed(0)
-    rounds = -(-8 * data.length // num_data)
-    dependence = measure_dependence(denoiser, x_0, rounds, generator=generator)
-    orders = orders_of(dependence, data.shape)
-    cost, metrics = {}, {}
-    for order in ("random", "spaced, no jitter", "spaced", "measured", "confidence"):
-        found = schedules(denoiser, orders[order], x_0, 0)
-        for counts, by_n in found.items():
-            cost[f"{order}, {counts}"] = {
-                n: nats(denoiser, orders[order], schedule, held_out, 0)
-                for n, schedule in by_n.items()
-            }
-        x = denoiser.process.sample_prior(held_out)
-        drawn = Reveal(orders[order])(denoiser, x, found["optimal"][8], generator=generator)
-        measured = data.measure(drawn.tokens, held_out)
-        metrics[order] = {key: float(value) for key, value in measured.items()}
-    rows = {
-        key: {
-            str(n): [float(own.mean()), *_paired(own - cost["random, optimal"][n])]
-            for n, own in row.items()
-        }
-        for key, row in cost.items()
-    }
-    return {"nats": rows, "metrics": metrics}
 
 
 def speed() -> dict[str, float]:
@@ -207,20 +165,18 @@ def speed() -> dict[str, float]:
     return shares
 
 
-def _paired(difference: Tensor) -> tuple[float, float]:
-    return float(difference.mean()), float(difference.std() / len(difference) ** 0.5)
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Measure, print, draw."""
     options = parse(
         __doc__,
         args,
         models=(MODELS, "shipped models to measure"),
-        seeds=(2, "seeds of the exact chain"),
+        seeds=(3, "seeds of the exact chain"),
         num_data=(128, "sequences of the chain that counts are found on"),
         num_samples=(128, "samples per cell of the chain"),
-        num_model=(64, "sequences of a model's data, twice"),
+        num_search=(32, "sequences of a slow model that counts are found on, per seed"),
+        num_judge=(16, "others that they are judged on; three times both for fast models"),
+        model_seeds=(3, "seeds of the models"),
     )
     seeds, chain_size = range(options.seeds), (options.num_data, options.num_samples)
     names = list(orders_of(torch.zeros(LENGTH, LENGTH)))
@@ -230,7 +186,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for seed in seeds:
         cells[f"rules|{seed}"] = partial(on_both, rules.compare, seed, options.num_samples)
         cells[f"frontier|{seed}"] = partial(on_both, rules.frontier, seed, options.num_samples)
-    cells |= {name: partial(model, name, options.num_model) for name in options.models}
+    model_cells = {name: trained(name, options) for name in options.models}
+    cells |= {key: study for own in model_cells.values() for key, study in own.items()}
     settings = {key: value for key, value in vars(options).items() if key != "models"}
     measured = resume("orders", settings, cells)
     exact: dict[str, dict[str, Any]] = {"nats": {}, "broken pairs": {}}
@@ -244,12 +201,20 @@ def main(args: Sequence[str] | None = None) -> None:
     for where, table in others.items():
         show(f"rules on {where}", table)
     frontiers = average([measured[f"frontier|{seed}"] for seed in seeds])
-    models = {name: measured[name] for name in options.models}
+    models = {
+        name: together(
+            {
+                order: [measured[key] for key in own if key.split("|")[1] == order]
+                for order in ORDERS
+            }
+        )
+        for name, own in model_cells.items()
+    }
     for name, found in models.items():
         rows = found["nats"]
         show(f"{name}, nats", {key: _first(row) for key, row in rows.items()})
         show(f"{name}, less random order's", {key: _rest(row) for key, row in rows.items()})
-        print(name, found["metrics"])
+        print(name, "one token per call:", found["one per call"], found["metrics"])
     print(measured["partitions"], measured["speed"], sep="\n")
     curves = {"exact chain": {k: v for k, v in exact["nats"].items() if "optimal" in k}}
     curves |= {
@@ -267,6 +232,17 @@ def main(args: Sequence[str] | None = None) -> None:
         "models": models,
     }
     finish("orders", content, draw(curves))
+
+
+def trained(name: str, options: Namespace) -> dict[str, Any]:
+    """Return what measures the cells of a shipped model."""
+    seeds, sizes = (
+        dict.fromkeys(ORDERS, options.model_seeds),
+        (options.num_search, options.num_judge),
+    )
+    if name in SLOW:
+        return studies(name, *sizes, seeds | {"confidence": 1})
+    return studies(name, *(3 * size for size in sizes), seeds)
 
 
 def average(found: Sequence[Any]) -> Any:  # noqa: ANN401

@@ -1,0 +1,145 @@
+"""Orders and counts of the shipped masked models, on sequences that they were not trained on.
+
+One cell is one order on one share of the data, so that differences between orders are paired,
+sequence by sequence, whenever they are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ddm.checkpoint import load_data, load_model
+from ddm.datamodules.sequences import SequenceDataModule
+from ddm.denoisers import Denoiser
+from ddm.likelihood import sampler_nats
+from ddm.orders import (
+    Confidence,
+    Measured,
+    Random,
+    RevealOrder,
+    Spaced,
+    averaged_over_offsets,
+    measure_dependence,
+)
+from ddm.samplers import Reveal
+from ddm.schedules import OptimalCounts, SamplingSchedule
+
+import numpy as np
+import torch
+from _report import ROOT
+from torch import Tensor
+
+NUM_STEPS = (2, 4, 8, 16, 32)
+SAMPLED = 8
+"""Calls of the samples whose metrics are measured."""
+Row = dict[str, list[float]]
+"""Nats of the held-out sequences by number of calls."""
+
+
+def load(name: str, num: int, first: int = 0) -> tuple[Denoiser, Tensor, SequenceDataModule]:
+    """Return the network of a shipped model, sequences that it was not trained on, and its data.
+
+    The sequences are shuffled, once and for all; `first` says where to begin, `num` how many.
+    """
+    path = ROOT / "checkpoints" / f"{name}.ckpt"
+    data = load_data(path)
+    assert isinstance(data, SequenceDataModule)
+    data.prepare_data()
+    data.setup("test")
+    tokens = torch.cat([data.val_tokens[:], data.test_tokens[:]])
+    shuffled = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))
+    chosen = shuffled.roll(-first)[:num]
+    return load_model(path).denoiser, tokens[chosen].long(), data
+
+
+def order_of(
+    name: str, denoiser: Denoiser, x_0: Tensor, free: Tensor | None, shape: tuple[int, ...]
+) -> RevealOrder:
+    """Return an order by its name; *measured* from some 8 revealed tokens per position."""
+    if name != "measured":
+        known = {"random": Random(), "spaced": Spaced(shape), "confidence": Confidence()}
+        return known.get(name, Spaced(shape, jitter=0.0))
+    generator = torch.Generator().manual_seed(0)
+    rounds = -(-8 * x_0.shape[1] // len(x_0))
+    dependence = measure_dependence(denoiser, x_0, rounds, free=free, generator=generator)
+    return Measured(dependence if shape else averaged_over_offsets(dependence))
+
+
+def one_order(name: str, order_name: str, seed: int, num_search: int, num_judge: int) -> Any:  # noqa: ANN401
+    """Return nats of one order by counts and N, sequence by sequence, and metrics of samples.
+
+    For random order also those of one token per call: what is lost at N calls is the rest.
+    """
+    # The shares that are judged are disjoint, even where there are few sequences.
+    denoiser, tokens, data = load(name, num_judge + num_search, seed * num_judge)
+    free = None if data.free is None else data.free.expand(tokens.shape)
+    held_out, x_0 = tokens[:num_judge], tokens[num_judge:]
+    search, judge = (None if free is None else free[: len(x)] for x in (x_0, held_out))
+    order = order_of(order_name, denoiser, x_0, search, data.shape)
+    generator = torch.Generator().manual_seed(seed)
+    counts = OptimalCounts(num_times=64, num_tries=8)
+    found = counts(denoiser, Reveal(order), x_0, NUM_STEPS, free=search, generator=generator)
+    by_counts = {
+        "uniform": {n: SamplingSchedule.uniform(n) for n in NUM_STEPS},
+        "cosine": {n: SamplingSchedule.cosine(n) for n in NUM_STEPS},
+        "optimal": found.schedules,
+    }
+    if order_name == "random":
+        most = data.length if judge is None else int(judge.sum(-1).max())
+        by_counts["one per call"] = {most: SamplingSchedule.uniform(most)}
+
+    def nats(schedule: SamplingSchedule) -> list[float]:
+        noise = torch.Generator().manual_seed(seed)
+        cost = sampler_nats(
+            denoiser, Reveal(order), held_out, schedule, free=judge, generator=noise
+        )
+        return [round(one, 4) for one in cost.tolist()]
+
+    rows = {
+        f"{order_name}, {key}": {str(n): nats(one) for n, one in by_n.items()}
+        for key, by_n in by_counts.items()
+    }
+    x = denoiser.process.sample_prior(held_out, judge)
+    drawn = Reveal(order)(denoiser, x, found.schedules[SAMPLED], free=judge, generator=generator)
+    metrics = {key: float(one) for key, one in data.measure(drawn.tokens, held_out).items()}
+    return {"nats": rows, "metrics": metrics}
+
+
+def together(cells: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return a model's table of all orders: each has its cells, one per seed.
+
+    Nats are means, followed by the mean and the standard error of the differences to random order
+    with optimal counts on the same sequences.
+    """
+    rows: dict[str, dict[str, np.ndarray]] = {}
+    for seeds in cells.values():
+        for key, row in seeds[0]["nats"].items():
+            rows[key] = {n: np.concatenate([one["nats"][key][n] for one in seeds]) for n in row}
+    base = rows["random, optimal"]
+    (finest,) = rows.pop("random, one per call").values()
+    table = {key: {n: _paired(own, base[n]) for n, own in row.items()} for key, row in rows.items()}
+    metrics = {
+        order: {
+            key: float(np.mean([one["metrics"][key] for one in seeds]))
+            for key in seeds[0]["metrics"]
+        }
+        for order, seeds in cells.items()
+    }
+    return {"nats": table, "one per call": float(finest.mean()), "metrics": metrics}
+
+
+def studies(name: str, num_search: int, num_judge: int, seeds: Mapping[str, int]) -> dict[str, Any]:
+    """Return what measures the cells of a model, by key, for the seeds of every order."""
+    return {
+        f"{name}|{order}|{seed}": partial(one_order, name, order, seed, num_search, num_judge)
+        for order, num in seeds.items()
+        for seed in range(num)
+    }
+
+
+def _paired(own: np.ndarray, base: np.ndarray) -> list[float]:
+    difference = own - base[: len(own)]
+    error = difference.std(ddof=1) / len(own) ** 0.5
+    return [float(own.mean()), float(difference.mean()), float(error)]
