@@ -2,12 +2,12 @@
 
 import math
 
-import _trained_orders
 import orders
 import partitions
 import pytest
 import rules
 import torch
+import trained_orders
 
 from ddm.datamodules.countdown import countdown_chain, sample_chain
 from ddm.denoisers import ExactDenoiser
@@ -78,24 +78,27 @@ def test_orders_run(benchmarks, monkeypatch):
     monkeypatch.setattr(orders, "SIZE", (2, 16))
     monkeypatch.setattr(orders, "RESULTS", benchmarks)
     monkeypatch.setattr(rules, "TEMPERATURES", (1.0,))
-    monkeypatch.setattr(orders, "MODELS", ["digits_absorbing"])
-    monkeypatch.setattr(orders, "ORDERS", ("random", "measured"))
-    monkeypatch.setattr(_trained_orders, "NUM_STEPS", (2, 8))
     monkeypatch.setattr(
         orders, "on_both", lambda study, seed, num: {"exact chain": study(*small(seed, num))}
     )
-    models = ["--num-search=3", "--num-judge=1", "--model-seeds=1"]
-    orders.main(["--seeds=1", "--num-data=16", "--num-samples=8", *models])
+    orders.main(["--seeds=1", "--num-data=16", "--num-samples=8"])
     found = read_json(benchmarks / "orders.json")
     assert set(found["partitions"]) == {"random", "spaced", "measured", "chosen"}
     assert set(found["exact"]) == {"nats", "broken pairs"}
     assert len(found["exact"]["nats"]) == 8 * 3
     assert found["rules"]["exact chain"]["EB: entropy, bound .1"]["calls"][0] <= 12
-    digits = found["models"]["digits_absorbing"]
-    assert digits["nats"]["random, optimal"]["8"][1:] == [0, 0]
-    assert digits["nats"]["measured, optimal"]["8"][1] != 0
-    assert digits["one per call"] < digits["nats"]["random, optimal"]["2"][0]
     assert (benchmarks / "orders_frontier.png").exists()
+
+
+def test_trained_orders_run(benchmarks, monkeypatch):
+    """Differences of a model's orders are paired to random order with optimal counts."""
+    monkeypatch.setattr(trained_orders, "NUM_STEPS", (2, 8))
+    sizes = ["--num-search=4", "--num-judge=1", "--seeds=1"]
+    trained_orders.main(["--models", "digits_absorbing", "--orders", "random", "measured", *sizes])
+    found = read_json(benchmarks / "trained_orders.json")["models"]["digits_absorbing"]
+    assert found["nats"]["random, optimal"]["8"][1:] == [0, 0]
+    assert found["nats"]["measured, optimal"]["8"][1] != 0
+    assert found["one per call"] < found["nats"]["random, optimal"]["2"][0]
 
 
 def small(seed, num):

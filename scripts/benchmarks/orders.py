@@ -2,15 +2,14 @@
 
 Enumerated laws, against the best partition of the positions (`partitions.py`); an exact CountDown
 chain, where samples are judged by the share of pairs that break the rule, too; the rules of others
-on that chain and on the shipped CountDown (`rules.py`); and the shipped masked models on held-out
-data. Every order runs along uniform, cosine and optimal counts, found on other sequences. Prints
-tables and writes docs/results/orders.{json,png} and orders_frontier.png. Finished cells are kept,
-so an interrupted run goes on where it stopped.
+on that chain and on the shipped CountDown (`rules.py`). Every order runs along uniform, cosine and
+optimal counts, found on other sequences; `trained_orders.py` does the same with trained networks.
+Prints tables and writes docs/results/orders.{json,png} and orders_frontier.png. Finished cells are
+kept, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -44,19 +43,14 @@ import partitions
 import rules
 import torch
 from _report import RESULTS, draw_curves, finish, over_seeds, parse, resume, show
-from _trained_orders import load as shipped_model
-from _trained_orders import studies, together
 from matplotlib.figure import Figure
 from torch import Tensor
+from trained_orders import load as shipped_model
 
 NUM_STEPS = (2, 4, 8, 16, 32)
 VOCAB_SIZE, LENGTH, SMOOTHING = 12, 48, 0.002
 SIZE = 64, 256
 """Sequences and tokens of the network call that ranking is compared with."""
-MODELS = ["countdown", "digits_absorbing", "folk_absorbing", "pydoc"]
-ORDERS = ("random", "spaced", "measured", "spaced, no jitter", "confidence")
-SLOW = "folk_absorbing", "pydoc"
-"""Models of long calls: a third of the sequences, and one seed for confidence (a long search)."""
 
 
 def orders_of(dependence: Tensor, shape: tuple[int, ...] = ()) -> dict[str, RevealOrder]:
@@ -170,13 +164,9 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse(
         __doc__,
         args,
-        models=(MODELS, "shipped models to measure"),
         seeds=(3, "seeds of the exact chain"),
         num_data=(128, "sequences of the chain that counts are found on"),
         num_samples=(128, "samples per cell of the chain"),
-        num_search=(32, "sequences of a slow model that counts are found on, per seed"),
-        num_judge=(16, "others that they are judged on; three times both for fast models"),
-        model_seeds=(3, "seeds of the models"),
     )
     seeds, chain_size = range(options.seeds), (options.num_data, options.num_samples)
     names = list(orders_of(torch.zeros(LENGTH, LENGTH)))
@@ -186,9 +176,7 @@ def main(args: Sequence[str] | None = None) -> None:
     for seed in seeds:
         cells[f"rules|{seed}"] = partial(on_both, rules.compare, seed, options.num_samples)
         cells[f"frontier|{seed}"] = partial(on_both, rules.frontier, seed, options.num_samples)
-    model_cells = {name: trained(name, options) for name in options.models}
-    cells |= {key: study for own in model_cells.values() for key, study in own.items()}
-    settings = {key: value for key, value in vars(options).items() if key != "models"}
+    settings = vars(options)
     measured = resume("orders", settings, cells)
     exact: dict[str, dict[str, Any]] = {"nats": {}, "broken pairs": {}}
     for name in names:
@@ -201,26 +189,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for where, table in others.items():
         show(f"rules on {where}", table)
     frontiers = average([measured[f"frontier|{seed}"] for seed in seeds])
-    models = {
-        name: together(
-            {
-                order: [measured[key] for key in own if key.split("|")[1] == order]
-                for order in ORDERS
-            }
-        )
-        for name, own in model_cells.items()
-    }
-    for name, found in models.items():
-        rows = found["nats"]
-        show(f"{name}, nats", {key: _first(row) for key, row in rows.items()})
-        show(f"{name}, less random order's", {key: _rest(row) for key, row in rows.items()})
-        print(name, "one token per call:", found["one per call"], found["metrics"])
     print(measured["partitions"], measured["speed"], sep="\n")
     curves = {"exact chain": {k: v for k, v in exact["nats"].items() if "optimal" in k}}
-    curves |= {
-        name: {k: _first(row) for k, row in found["nats"].items() if "optimal" in k}
-        for name, found in models.items()
-    }
     draw_frontiers(frontiers).savefig(RESULTS / "orders_frontier.png", dpi=120)
     content = {
         "settings": settings,
@@ -229,20 +199,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "exact": exact,
         "rules": others,
         "frontiers": frontiers,
-        "models": models,
     }
     finish("orders", content, draw(curves))
-
-
-def trained(name: str, options: Namespace) -> dict[str, Any]:
-    """Return what measures the cells of a shipped model."""
-    seeds, sizes = (
-        dict.fromkeys(ORDERS, options.model_seeds),
-        (options.num_search, options.num_judge),
-    )
-    if name in SLOW:
-        return studies(name, *sizes, seeds | {"confidence": 1})
-    return studies(name, *(3 * size for size in sizes), seeds)
 
 
 def average(found: Sequence[Any]) -> Any:  # noqa: ANN401
@@ -277,14 +235,6 @@ def draw(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     for panel in figure.axes:
         panel.legend(frameon=False, fontsize=7)
     return figure
-
-
-def _first(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    return {n: [cell[0], 0.0] for n, cell in row.items()}
-
-
-def _rest(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    return {n: list(cell[1:]) for n, cell in row.items()}
 
 
 if __name__ == "__main__":

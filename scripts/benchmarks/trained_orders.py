@@ -1,13 +1,17 @@
-"""Orders and counts of the shipped masked models, on sequences that they were not trained on.
+"""Which tokens first, with trained networks? Orders and counts of the shipped masked models.
 
-One cell is one order on one share of the data, so that differences between orders are paired,
-sequence by sequence, whenever they are measured.
+In nats of the sampler's own likelihood of sequences that a model was not trained on, along uniform,
+cosine and optimal counts, which are found on other sequences. One cell is one order on one share of
+the data, so differences to random order are paired, sequence by sequence, whenever they are
+measured. Prints tables and writes docs/results/trained_orders.{json,png}. Finished cells are kept,
+so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 from ddm.checkpoint import load_data, load_model
@@ -28,14 +32,16 @@ from ddm.schedules import OptimalCounts, SamplingSchedule
 
 import numpy as np
 import torch
-from _report import ROOT
+from _report import ROOT, draw_curves, finish, parse, resume, show
 from torch import Tensor
 
 NUM_STEPS = (2, 4, 8, 16, 32)
 SAMPLED = 8
 """Calls of the samples whose metrics are measured."""
-Row = dict[str, list[float]]
-"""Nats of the held-out sequences by number of calls."""
+MODELS = ["digits_absorbing", "countdown", "pydoc", "folk_absorbing"]
+ORDERS = ["random", "spaced", "measured", "confidence"]
+FAST = "digits_absorbing", "countdown"
+"""Models of short calls, which are measured on twice as many sequences."""
 
 
 def load(name: str, num: int, first: int = 0) -> tuple[Denoiser, Tensor, SequenceDataModule]:
@@ -59,8 +65,12 @@ def order_of(
 ) -> RevealOrder:
     """Return an order by its name; *measured* from some 8 revealed tokens per position."""
     if name != "measured":
-        known = {"random": Random(), "spaced": Spaced(shape), "confidence": Confidence()}
-        return known.get(name, Spaced(shape, jitter=0.0))
+        known: dict[str, RevealOrder] = {
+            "random": Random(),
+            "spaced": Spaced(shape),
+            "confidence": Confidence(),
+        }
+        return known[name]
     generator = torch.Generator().manual_seed(0)
     rounds = -(-8 * x_0.shape[1] // len(x_0))
     dependence = measure_dependence(denoiser, x_0, rounds, free=free, generator=generator)
@@ -130,16 +140,60 @@ def together(cells: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     return {"nats": table, "one per call": float(finest.mean()), "metrics": metrics}
 
 
-def studies(name: str, num_search: int, num_judge: int, seeds: Mapping[str, int]) -> dict[str, Any]:
-    """Return what measures the cells of a model, by key, for the seeds of every order."""
-    return {
-        f"{name}|{order}|{seed}": partial(one_order, name, order, seed, num_search, num_judge)
-        for order, num in seeds.items()
-        for seed in range(num)
+def main(args: Sequence[str] | None = None) -> None:
+    """Measure, print, draw."""
+    options = parse(
+        __doc__,
+        args,
+        models=(MODELS, "models to measure"),
+        orders=(ORDERS, "orders to compare, random order among them"),
+        seeds=(3, "shares of the data"),
+        num_search=(32, "sequences of a share that counts are found on; twice for fast models"),
+        num_judge=(16, "others that they are judged on; twice for fast models"),
+    )
+    sizes = {"num_search": options.num_search, "num_judge": options.num_judge}
+    cells = {
+        f"{name}|{order}|{seed}": partial(
+            one_order, name, order, seed, *(size * (1 + (name in FAST)) for size in sizes.values())
+        )
+        for seed, name, order in product(range(options.seeds), options.models, options.orders)
     }
+    measured = resume("trained_orders", sizes, cells)
+    models = {
+        name: together(
+            {
+                order: [measured[f"{name}|{order}|{seed}"] for seed in range(options.seeds)]
+                for order in options.orders
+            }
+        )
+        for name in options.models
+    }
+    for name, found in models.items():
+        rows = found["nats"]
+        show(f"{name}, nats", {key: _means(row) for key, row in rows.items()})
+        show(f"{name}, less random order's", {key: _rest(row) for key, row in rows.items()})
+        print(name, "one token per call:", found["one per call"], found["metrics"])
+    curves = {
+        name: {key: _means(row) for key, row in found["nats"].items() if "optimal" in key}
+        for name, found in models.items()
+    }
+    figure = draw_curves(curves, ["nats per sequence"] * len(curves))
+    finish("trained_orders", {"settings": vars(options), "models": models}, figure)
 
 
 def _paired(own: np.ndarray, base: np.ndarray) -> list[float]:
     difference = own - base[: len(own)]
     error = difference.std(ddof=1) / len(own) ** 0.5
     return [float(own.mean()), float(difference.mean()), float(error)]
+
+
+def _means(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {n: [cell[0], 0.0] for n, cell in row.items()}
+
+
+def _rest(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {n: list(cell[1:]) for n, cell in row.items()}
+
+
+if __name__ == "__main__":
+    main()
