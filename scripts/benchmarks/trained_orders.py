@@ -28,7 +28,13 @@ from ddm.orders import (
     measure_dependence,
 )
 from ddm.samplers import Reveal
-from ddm.schedules import OptimalCounts, SamplingSchedule
+from ddm.schedules import (
+    OptimalCounts,
+    OptimalOrders,
+    SamplingSchedule,
+    ScheduleOptimizer,
+    sampler_of,
+)
 
 import numpy as np
 import torch
@@ -39,7 +45,10 @@ NUM_STEPS = (2, 4, 8, 16, 32)
 SAMPLED = 8
 """Calls of the samples whose metrics are measured."""
 MODELS = ["digits_absorbing", "countdown", "pydoc", "folk_absorbing"]
-ORDERS = ["random", "spaced", "measured", "confidence"]
+ORDERS = ["random", "spaced", "measured", "chosen", "confidence"]
+"""*Chosen* is what `OptimalOrders` chooses of the first three, for every N."""
+ONCE = "folk_absorbing", "confidence"
+"""A model of long calls and an order of long search: one share of the data."""
 FAST = "digits_absorbing", "countdown"
 """Models of short calls, which are measured on twice as many sequences."""
 
@@ -87,15 +96,21 @@ def one_order(name: str, order_name: str, seed: int, num_search: int, num_judge:
     free = None if data.free is None else data.free.expand(tokens.shape)
     held_out, x_0 = tokens[:num_judge], tokens[num_judge:]
     search, judge = (None if free is None else free[: len(x)] for x in (x_0, held_out))
-    order = order_of(order_name, denoiser, x_0, search, data.shape)
     generator = torch.Generator().manual_seed(seed)
-    counts = OptimalCounts(num_times=64, num_tries=8)
-    found = counts(denoiser, Reveal(order), x_0, NUM_STEPS, free=search, generator=generator)
-    by_counts = {
-        "uniform": {n: SamplingSchedule.uniform(n) for n in NUM_STEPS},
-        "cosine": {n: SamplingSchedule.cosine(n) for n in NUM_STEPS},
-        "optimal": found.schedules,
-    }
+    optimizer: ScheduleOptimizer = OptimalCounts(num_times=64, num_tries=8)
+    order: RevealOrder = Random()
+    by_counts: dict[str, dict[int, SamplingSchedule]] = {}
+    if order_name == "chosen":
+        names = ("spaced", "measured")
+        orders = [order_of(one, denoiser, x_0, search, data.shape) for one in names]
+        optimizer = OptimalOrders(orders, counts=OptimalCounts(num_times=64))
+    else:
+        order = order_of(order_name, denoiser, x_0, search, data.shape)
+        by_counts["uniform"] = {n: SamplingSchedule.uniform(n) for n in NUM_STEPS}
+        by_counts["cosine"] = {n: SamplingSchedule.cosine(n) for n in NUM_STEPS}
+    sampler = Reveal(order)
+    found = optimizer(denoiser, sampler, x_0, NUM_STEPS, free=search, generator=generator)
+    by_counts["optimal"] = found.schedules
     if order_name == "random":
         most = data.length if judge is None else int(judge.sum(-1).max())
         by_counts["one per call"] = {most: SamplingSchedule.uniform(most)}
@@ -103,7 +118,12 @@ def one_order(name: str, order_name: str, seed: int, num_search: int, num_judge:
     def nats(schedule: SamplingSchedule) -> list[float]:
         noise = torch.Generator().manual_seed(seed)
         cost = sampler_nats(
-            denoiser, Reveal(order), held_out, schedule, free=judge, generator=noise
+            denoiser,
+            sampler_of(schedule, sampler),
+            held_out,
+            schedule,
+            free=judge,
+            generator=noise,
         )
         return [round(one, 4) for one in cost.tolist()]
 
@@ -112,7 +132,8 @@ def one_order(name: str, order_name: str, seed: int, num_search: int, num_judge:
         for key, by_n in by_counts.items()
     }
     x = denoiser.process.sample_prior(held_out, judge)
-    drawn = Reveal(order)(denoiser, x, found.schedules[SAMPLED], free=judge, generator=generator)
+    best = found.schedules[SAMPLED]
+    drawn = sampler_of(best, sampler)(denoiser, x, best, free=judge, generator=generator)
     metrics = {key: float(one) for key, one in data.measure(drawn.tokens, held_out).items()}
     return {"nats": rows, "metrics": metrics}
 
@@ -157,12 +178,15 @@ def main(args: Sequence[str] | None = None) -> None:
             one_order, name, order, seed, *(size * (1 + (name in FAST)) for size in sizes.values())
         )
         for seed, name, order in product(range(options.seeds), options.models, options.orders)
+        if seed == 0 or not {name, order} & set(ONCE)
     }
     measured = resume("trained_orders", sizes, cells)
     models = {
         name: together(
             {
-                order: [measured[f"{name}|{order}|{seed}"] for seed in range(options.seeds)]
+                order: [
+                    cell for key, cell in measured.items() if key.startswith(f"{name}|{order}|")
+                ]
                 for order in options.orders
             }
         )
