@@ -2,14 +2,15 @@
 
 import math
 
-import _adaptive
+import calls_by_need
+import canon
 import orders
 import partitions
 import pytest
 import rules
 import torch
 import trained_orders
-from _canon import DELAY, Canon
+from canon import DELAY, Canon
 
 from ddm.datamodules.countdown import countdown_chain, sample_chain
 from ddm.denoisers import ExactDenoiser
@@ -100,17 +101,28 @@ def test_orders_run(benchmarks, monkeypatch):
     monkeypatch.setattr(
         orders, "on_both", lambda study, seed, num: {"exact chain": study(*small(seed, num))}
     )
-    monkeypatch.setattr(_adaptive, "NUM_CALLS", (4,))
     orders.main(["--seeds=1", "--num-data=16", "--num-samples=16"])
     found = read_json(benchmarks / "orders.json")
     assert set(found["partitions"]) == {"random", "spaced", "measured", "chosen"}
     assert set(found["exact"]) == {"nats", "broken pairs"}
     assert len(found["exact"]["nats"]) == 8 * 3
-    assert set(found["canon"]) == {"random", "spaced", "measured"}
-    # No call is made twice: at N calls there are not more than L of them.
-    assert found["adaptive"]["exact chain"]["random, entropy bound 1"]["calls"][0] <= 12
     assert found["rules"]["exact chain"]["EB: entropy, bound .1"]["calls"][0] <= 12
     assert (benchmarks / "orders_frontier.png").exists()
+
+
+def test_small_studies_run(benchmarks, monkeypatch):
+    """The canon and the rules by need, in the smallest size that they have."""
+    monkeypatch.setattr(canon, "NUM_STEPS", (2,))
+    monkeypatch.setattr(canon, "LENGTH", 4)
+    canon.main(["--seeds=1", "--num-data=8"])
+    found = read_json(benchmarks / "canon.json")["nats"]
+    assert found["one per call"]["8"][0] < found["random"]["2"][0]
+    monkeypatch.setattr(calls_by_need, "NUM_CALLS", (3,))
+    monkeypatch.setattr(calls_by_need, "BOUNDS", (4.0,))
+    monkeypatch.setattr(orders, "LENGTH", 8)
+    calls_by_need.main(["--seeds=1", "--num-data=8", "--where", "exact chain"])
+    found = read_json(benchmarks / "calls_by_need.json")["rules"]["exact chain"]
+    assert 1 <= found["random, priced, for 3 calls"]["calls"][0] <= 8
 
 
 def test_trained_orders_run(benchmarks, monkeypatch):

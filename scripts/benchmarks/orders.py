@@ -1,13 +1,11 @@
 """Which tokens first? Orders and counts, in nats of the sampler's own likelihood.
 
 Enumerated laws, against the best partition of the positions (`partitions.py`); an exact CountDown
-chain, where samples are judged by the share of pairs that break the rule, too, and a canon in two
-voices, whose geometry misleads; on that chain and on the shipped CountDown the rules of others
-(`rules.py`), and rules by which every sequence makes as many calls as it needs (`_adaptive.py`).
-Every order runs along uniform, cosine and optimal counts, found on other sequences;
-`trained_orders.py` does the same with trained networks. Prints tables and writes
-docs/results/orders.{json,png} and orders_frontier.png. Finished cells are kept, so an interrupted
-run goes on where it stopped.
+chain, where samples are judged by the share of pairs that break the rule, too; the rules of others
+on that chain and on the shipped CountDown (`rules.py`). Every order runs along uniform, cosine and
+optimal counts, found on other sequences; `trained_orders.py` does so with trained networks. Prints
+tables and writes docs/results/orders.{json,png} and orders_frontier.png. Finished cells are kept,
+so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -41,11 +39,9 @@ from ddm.orders import (
 from ddm.samplers import Reveal
 from ddm.schedules import OptimalCounts, SamplingSchedule
 
-import _adaptive
 import partitions
 import rules
 import torch
-from _canon import Canon
 from _report import RESULTS, draw_curves, finish, over_seeds, parse, resume, show
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -123,27 +119,6 @@ def chain(name: str, seed: int, num_data: int, num_samples: int) -> dict[str, An
     return found
 
 
-def canon(seed: int, num_data: int) -> dict[str, Any]:
-    """Return nats of the canon in two voices along optimal counts, by order and N."""
-    law = countdown_chain(VOCAB_SIZE, SMOOTHING)
-    denoiser = Canon(ForwardProcess(Absorbing(VOCAB_SIZE), LogLinear()), *law)
-    generator = torch.Generator().manual_seed(seed)
-    x_0, held_out = denoiser.draw(2 * num_data, LENGTH // 2, generator).chunk(2)
-    dependence = measure_dependence(denoiser, x_0, 8, generator=generator)
-    orders = {
-        "random": Random(),
-        "spaced": Spaced((LENGTH // 2, 2)),
-        "measured": Measured(dependence),
-    }
-    return {
-        name: {
-            str(n): float(nats(denoiser, order, schedule, held_out, seed).mean())
-            for n, schedule in schedules(denoiser, order, x_0, seed)["optimal"].items()
-        }
-        for name, order in orders.items()
-    }
-
-
 def on_both(
     study: Callable[[Denoiser, Tensor, int, int], Any], seed: int, num_samples: int
 ) -> dict[str, Any]:
@@ -199,8 +174,6 @@ def main(args: Sequence[str] | None = None) -> None:
     for name, seed in product(names, seeds):
         cells[f"{name}|{seed}"] = partial(chain, name, seed, *chain_size)
     for seed in seeds:
-        cells[f"canon|{seed}"] = partial(canon, seed, options.num_data)
-        cells[f"adaptive|{seed}"] = partial(on_both, _adaptive.compare, seed, options.num_samples)
         cells[f"rules|{seed}"] = partial(on_both, rules.compare, seed, options.num_samples)
         cells[f"frontier|{seed}"] = partial(on_both, rules.frontier, seed, options.num_samples)
     settings = vars(options)
@@ -212,11 +185,6 @@ def main(args: Sequence[str] | None = None) -> None:
             exact[metric][f"{name}, {counts}"] = row
     for metric, table in exact.items():
         show(f"exact CountDown chain, {metric}", table)
-    voices = over_seeds([measured[f"canon|{seed}"] for seed in seeds])
-    show("canon in two voices, nats", voices)
-    adaptive = over_seeds([measured[f"adaptive|{seed}"] for seed in seeds])
-    for where, table in adaptive.items():
-        show(f"calls by sequence on {where}", table)
     others = over_seeds([measured[f"rules|{seed}"] for seed in seeds])
     for where, table in others.items():
         show(f"rules on {where}", table)
@@ -229,8 +197,6 @@ def main(args: Sequence[str] | None = None) -> None:
         "partitions": measured["partitions"],
         "speed": measured["speed"],
         "exact": exact,
-        "canon": voices,
-        "adaptive": adaptive,
         "rules": others,
         "frontiers": frontiers,
     }
