@@ -17,6 +17,7 @@ from typing import Any
 from ddm.checkpoint import load_data, load_model
 from ddm.datamodules.sequences import SequenceDataModule
 from ddm.denoisers import Denoiser
+from ddm.files import read_json
 from ddm.likelihood import sampler_nats
 from ddm.orders import (
     Confidence,
@@ -38,7 +39,7 @@ from ddm.schedules import (
 
 import numpy as np
 import torch
-from _report import ROOT, draw_curves, finish, parse, resume, show
+from _report import RESULTS, ROOT, draw_curves, finish, parse, resume, show
 from torch import Tensor
 
 NUM_STEPS = (2, 4, 8, 16, 32)
@@ -158,7 +159,13 @@ def together(cells: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         }
         for order, seeds in cells.items()
     }
-    return {"nats": table, "one per call": float(finest.mean()), "metrics": metrics}
+    shares = {order: len(seeds) for order, seeds in cells.items()}
+    return {
+        "shares": shares,
+        "nats": table,
+        "one per call": float(finest.mean()),
+        "metrics": metrics,
+    }
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -171,6 +178,7 @@ def main(args: Sequence[str] | None = None) -> None:
         seeds=(3, "shares of the data"),
         num_search=(32, "sequences of a share that counts are found on; twice for fast models"),
         num_judge=(16, "others that they are judged on; twice for fast models"),
+        finished=(False, "report what an interrupted run has finished, measure nothing"),
     )
     sizes = {"num_search": options.num_search, "num_judge": options.num_judge}
     cells = {
@@ -180,18 +188,15 @@ def main(args: Sequence[str] | None = None) -> None:
         for seed, name, order in product(range(options.seeds), options.models, options.orders)
         if seed == 0 or not {name, order} & set(ONCE)
     }
+    if options.finished:
+        kept = read_json(RESULTS / "trained_orders.part.json")["cells"]
+        cells = {key: cell for key, cell in cells.items() if key in kept}
     measured = resume("trained_orders", sizes, cells)
-    models = {
-        name: together(
-            {
-                order: [
-                    cell for key, cell in measured.items() if key.startswith(f"{name}|{order}|")
-                ]
-                for order in options.orders
-            }
-        )
-        for name in options.models
-    }
+    found_of: dict[str, dict[str, list[Any]]] = {}
+    for key, cell in measured.items():
+        name, order, _ = key.split("|")
+        found_of.setdefault(name, {}).setdefault(order, []).append(cell)
+    models = {name: together(by_order) for name, by_order in found_of.items()}
     for name, found in models.items():
         rows = found["nats"]
         show(f"{name}, nats", {key: _means(row) for key, row in rows.items()})
