@@ -162,7 +162,8 @@ class JYSScheduleCallback(Callback):
         self._report = Report(self._history)
         self._files = ScheduleFiles()
         known = self.optimizer if isinstance(self.optimizer, OptimalSteps) else self.judge
-        self._budget = Budget(max_share, num_samples, known.num_times + known.pilot_times)
+        price = (known.num_times + known.pilot_times) * (1 if known.select is None else 2)
+        self._budget = Budget(max_share, num_samples, price)
         self._recent = RecentSequences(num_samples)
         self._untried: Denoiser | None = None
         self._step = 0
@@ -333,6 +334,8 @@ class JYSScheduleCallback(Callback):
             density = binned_density(found.table.density, found.table.times)
             update: dict[str, Any] = {"step": step, "seconds": 0.0, "num_calls": found.num_calls}
             update |= {"density": density, "schedules": rows}
+            if found.evidence is not None:
+                update["evidence"] = str(found.evidence)
         except Exception as error:
             self._report.fail(step, error)
             return

@@ -71,7 +71,8 @@ class Report:
         update["seconds"] = time.monotonic() - self._update
         self._spent += update["seconds"]
         gains = {f"gain_{row['num_steps']}": row["gain"] for row in update["schedules"]}
-        self._log(trainer, gains | {"seconds": update["seconds"]} | self._share())
+        gamma = {"gamma": table.gamma} if "evidence" in update else {}
+        self._log(trainer, gains | gamma | {"seconds": update["seconds"]} | self._share())
         rank_zero_info(f"Step {update['step']}: {update['seconds']:.1f} s, {summary(update)}")
 
     def end(self, trainer: Trainer, table: CostTable | None) -> None:

@@ -90,6 +90,8 @@ def decisions(update: Mapping[str, Any]) -> str:
         for k in range(0, len(numbers), 12):
             number = "" if k else f"{row['num_steps']} steps"
             times.append(f"    {number:10s}{' '.join(numbers[k : k + 12])}")
+    if "evidence" in update:
+        lines += ["", f"Exponent of the weights, by samples: {update['evidence']}."]
     return "\n".join([*lines, *times])
 
 

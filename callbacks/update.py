@@ -82,7 +82,7 @@ class Updater:
         rows = [{"num_steps": n, **_facts(decision)} for n, decision in decisions.items()]
         size = getattr(self.optimizer, "batch_size", None) or len(x_0)
         price = max(1, num_calls // -(-len(x_0) // size))
-        return Optimized(kept, num_calls, table), rows, (len(x_0), price)
+        return Optimized(kept, num_calls, table, found.evidence), rows, (len(x_0), price)
 
     def _decide(
         self, table: CostTable, new: SamplingSchedule, old: SamplingSchedule | None

@@ -3,8 +3,8 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ddm.datamodules.documents import Documents, readable
-from ddm.functional import gather_objects, seeded
+from ddm.functional import gather_made, gather_objects, seeded
+
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -179,7 +181,10 @@ class StreamLoader:
             collate_fn=_as_it_is,
             worker_init_fn=_alone,
         )
-        for tokens, place, reader in loader:
+        batches = iter(loader)
+        # A stream that is too short for one process is no stream for the others, which would wait.
+        made = [next(batches)] if self.process[1] == 1 else _made_by_all(batches)
+        for tokens, place, reader in chain(made, batches):
             self._places[reader] = place
             self._next = (reader + 1) % len(self._places)
             yield {"tokens": tokens}
@@ -221,6 +226,13 @@ class _Readers(IterableDataset[tuple[Tensor, Place, int]]):
         mine, (rank, world) = (number + self.first) % num, self.process
         batches = self.stream.batches(self.places[mine], rank + world * mine, world * num)
         return ((tokens, place, mine) for tokens, place in batches)
+
+
+def _made_by_all(batches: Iterator[T]) -> list[T]:
+    """Return the first batch, if the processes have all got one; a collective call."""
+    made = list[T]()
+    gather_made(lambda: made.append(next(batches)))
+    return made
 
 
 def _as_it_is(batch: object) -> object:

@@ -30,6 +30,7 @@ from ddm.samplers import Analytic, Sampler, Samples
 from ddm.samplers.reveal_sampler import RevealSampler
 from ddm.schedule import SamplingSchedule, Schedule
 from ddm.schedules.setting import Setting, sampler_of
+from ddm.sharding import whole_weights
 
 Batch = Any  # see `tokens_of` and `free_of`
 
@@ -186,7 +187,8 @@ class DiscreteDiffusion(LightningModule):
     ) -> Samples:
         """Draw samples, all in one batch, for instance with `module.schedule(32)`.
 
-        A schedule that names an order (`OptimalOrders`) is followed in that order.
+        A schedule that names an order (`OptimalOrders`) is followed in that order. Where the
+        weights are spread over processes (FSDP2), all of them have to draw.
 
         Args:
             num_samples: Number B of samples.
@@ -214,15 +216,16 @@ class DiscreteDiffusion(LightningModule):
         if tokens is None:
             tokens = torch.zeros(num_samples, self.length, dtype=torch.long, device=self.device)
         x = self.process.sample_prior(tokens, free, generator)
-        return sampler_of(schedule, self.sampler)(
-            self.denoiser,
-            x,
-            schedule,
-            free=free,
-            generator=generator,
-            progress=progress,
-            on_state=on_state,
-        )
+        with whole_weights(self):
+            return sampler_of(schedule, self.sampler)(
+                self.denoiser,
+                x,
+                schedule,
+                free=free,
+                generator=generator,
+                progress=progress,
+                on_state=on_state,
+            )
 
     def setup(self, stage: str) -> None:
         """Take the seed of the run, which `seed_everything` has set.
@@ -283,11 +286,12 @@ class DiscreteDiffusion(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the bound, and the first sequences under the sampler."""
-        self._held_out.update(*self._data(batch, batch_idx))
+        with whole_weights(self):  # samplers call the network as often as their tokens need it
+            self._held_out.update(*self._data(batch, batch_idx))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the bound, and the first sequences under the sampler."""
-        self._held_out.update(*self._data(batch, batch_idx))
+        self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log the bound and the sampler's cost in bits per token, and their standard errors."""

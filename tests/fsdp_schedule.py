@@ -1,6 +1,7 @@
 """Train two processes with sharded weights and write what each of them holds.
 
-In the first update something goes wrong inside of the network, in one process alone.
+In the first update something goes wrong inside of the network, in one process alone. Then samples
+are drawn, and a run is stopped and resumed from sharded checkpoints.
 """
 
 import sys
@@ -11,32 +12,36 @@ from pathlib import Path
 # ddm before lightning: see ddm/_torchvision.py.
 # isort: off
 from ddm.backbones import Transformer
-from ddm.callbacks import JYSScheduleCallback
+from ddm.callbacks import JYSScheduleCallback, SampleLogger
 from ddm.files import write_json
 from ddm.kernels import Absorbing
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import OptimalSteps
+from ddm.sharding import shard
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader
 # isort: on
 
 from ddp_schedule import count_up
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 
 
 class Sharded(DiscreteDiffusion):
     """The model of the documentation, whose weights are spread over all processes."""
 
     def configure_model(self) -> None:
-        backbone = self.denoiser.backbone
-        if not isinstance(backbone, FSDPModule):
-            for block in backbone.blocks:
-                fully_shard(block, mesh=self.device_mesh["data_parallel"])
-            fully_shard(backbone, mesh=self.device_mesh["data_parallel"])
+        shard(self)
 
 
 class Troubled(OptimalSteps):
@@ -69,20 +74,38 @@ def make_trainer(folder: Path, **settings) -> Trainer:
     optimizer = Troubled(num_times=6, pilot_times=4)
     return Trainer(
         max_epochs=1,
-        accelerator="cpu",
+        default_root_dir=folder,
         callbacks=[
             JYSScheduleCallback(
                 (2, 4), optimizer=optimizer, num_samples=32, every_n_steps=2, max_share=1000.0
             ),
             ModelCheckpoint(folder, save_last=True, every_n_train_steps=2),
+            SampleLogger(num_samples=6, num_steps=(3,)),
         ],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
+        **QUIET,
         **settings,
     )
+
+
+def weights_after(folder: Path, *num_epochs: int) -> torch.Tensor:
+    """Train for some epochs, resumed after each number of them from sharded checkpoints.
+
+    Returns:
+        The weights of this process.
+    """
+    for number, epochs in enumerate(num_epochs):
+        module = make_model(Sharded)
+        trainer = Trainer(
+            max_epochs=epochs,
+            devices=2,
+            strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
+            callbacks=[ModelCheckpoint(folder, save_last=True)],
+            **QUIET,
+        )
+        last = folder / "last.ckpt" if number else None
+        loader = DataLoader(count_up(32), batch_size=8)
+        trainer.fit(module, loader, ckpt_path=last, weights_only=True)
+    return torch.cat([p.detach().to_local().flatten() for p in module.parameters()])
 
 
 def main(folder: Path) -> None:
@@ -94,13 +117,20 @@ def main(folder: Path) -> None:
     trainer = make_trainer(folder, devices=2, strategy=strategy)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(module, DataLoader(count_up(64), batch_size=8))
+        trainer.fit(module, *(DataLoader(count_up(num), batch_size=8) for num in (64, 16)))
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    drawn = trainer.predict(module, DataLoader(count_up(12), batch_size=1))
     callback = trainer.callbacks[0]
     words = [str(w.message) for w in caught if "not updated" in str(w.message)]
     steps = [entry["step"] for entry in callback.history]
     local = sum(p.to_local().numel() for p in module.parameters())
     total = sum(p.numel() for p in module.parameters())
     found = {"steps": steps, "warnings": words, "share": local / total}
+    found["bits"] = values["val/bits_per_token"]
+    found["drawn"] = [len(tokens) for tokens in drawn]
+    found["highest"] = int(torch.cat(drawn).max())
+    straight, resumed = weights_after(folder / "a", 2), weights_after(folder / "b", 1, 2)
+    found["resumed"] = torch.equal(straight, resumed)
     rank = trainer.global_rank
     write_json(folder / f"run{rank}.json", found)
     callback.optimized.save(folder / f"rank{rank}.json")

@@ -10,6 +10,7 @@ import ablations
 import core_speed
 import gpu_text
 import kernel_gain
+import losing_cells
 import numpy as np
 import peers
 import problems
@@ -97,6 +98,20 @@ def test_kernel_gain_runs():
     denoiser = problems.exact(Absorbing(12), LogLinear(), chain)
     cell = kernel_gain.measure(denoiser, chain, num_data=8, num_samples=4)
     assert all(0 < kernel_gain.gain(cell, n) < math.inf for n in kernel_gain.NUM_STEPS)
+
+
+def test_losing_cells_run():
+    """Every schedule of a small cell has an error; short Euler steps lose nearly nothing."""
+    errors = losing_cells.chain(6, 8, LogLinear(), 2, num_data=16, num_samples=8, seed=0)
+    assert errors.keys() == {"uniform", "JYS", "optimal", "kept", "JYS as released"}
+    assert all(0 <= error <= 1 for error in errors.values())
+    law = torch.tensor([[3.0, 1.0], [1.0, 3.0]]).double() / 8
+    world = problems.Enumerated(Uniform(2), law)
+    long, short = (
+        losing_cells.euler_divergence(world, SamplingSchedule.uniform(n).times) for n in (1, 64)
+    )
+    assert long == pytest.approx(problems.kl(law, torch.full((2, 2), 0.25)), rel=1e-2)
+    assert 0 < short < long / 100
 
 
 def test_ablations_run(benchmarks, monkeypatch):

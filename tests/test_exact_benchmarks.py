@@ -7,8 +7,10 @@ import correctors
 import held_out
 import problems
 import pytest
+import selection
 import torch
 from _correctors import Gibbs, Psi, ReMDM, cap, rescale
+from _held_out_joints import first_nine, second_nine
 from _report import RESULTS
 from problems import NEAR, ORDINARY, SMALL_KERNELS, Enumerated, joints
 from regret import DEFAULT, ExactSteps, study, summary
@@ -73,14 +75,16 @@ def test_regret_knows_the_law_of_the_samples(kernel):
 
 def test_held_out_joints_are_laws():
     """Each has its own name, can be enumerated, and is the law that its name says."""
-    laws = held_out.held_out_joints()
+    laws = first_nine() | second_nine()
     for law in laws.values():
         assert float(law.sum()) == pytest.approx(1, rel=1e-12)
         assert law.numel() <= 256
     assert laws.keys().isdisjoint(joints())
     likely = {name: int((law > 0.5 * law.max()).sum()) for name, law in laws.items()}
-    # Catalan number of 3, two letters twice, and the permutations of four.
-    assert [likely[name] for name in ("brackets", "copies", "permutations")] == [5, 9, 24]
+    # Catalan number of 3, two letters twice, the permutations of four, multisets of four letters,
+    # and the words of three bits.
+    names = ("brackets", "copies", "permutations", "sorted", "linear code")
+    assert [likely[name] for name in names] == [5, 9, 24, 35, 8]
     urn = laws["urn"].reshape(-1)
     assert float(urn[0]) == pytest.approx(231 / 1024, rel=1e-12)  # E[p^6], p of the arcsine law
 
@@ -97,6 +101,26 @@ def test_held_out_runs(benchmarks):
         "JYS as released": 1,
         held_out.BEST: 2,
     }
+
+
+def test_selection_of_exponents():
+    """What was chosen is compared with the default and the best exponent, over numbers of steps."""
+    law = first_nine()["first and last"]
+    row = selection.on_joint(law, "uniform", 24, 0)
+    assert row["worth"].keys() == {*row["distances"], selection.UNIFORM}
+    assert row["calls_of_choice"] <= row["calls_of_table"]
+    worth = {
+        selection.UNIFORM: {"4": 9.0, "8": 9.0},
+        selection.DEFAULT: {"4": 2.0, "8": 8.0},
+        "gamma 2": {"4": 1.0, "8": 4.0},
+        "gamma 0": {"4": 4.0, "8": 4.0},
+    }
+    rows = [{"worth": worth, "winner": name} for name in ("gamma 2", "gamma 0")]
+    found = selection.summary(rows)
+    assert found["chosen over best, worst"] == pytest.approx(2)
+    assert found["default over best, mean"] == pytest.approx(2)
+    assert found["chosen over default, best"] == pytest.approx(0.5)
+    assert found["chosen within 5 % of the best"] == 0.5
 
 
 def test_losses_beyond_the_error():

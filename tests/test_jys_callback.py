@@ -34,6 +34,7 @@ from ddm.module import DiscreteDiffusion
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.schedules import (
+    BySamples,
     JumpYourSteps,
     OptimalSteps,
     Optimized,
@@ -483,6 +484,26 @@ def test_other_loggers(tmp_path):
     folder = Path(run.loggers[1].log_dir, SECTION)
     assert {path.name for path in folder.iterdir()} == {"overview.png", "cost.png", "decisions.md"}
     assert f"{SECTION}/gain_2" in numbers
+
+
+def test_exponent_by_samples(tmp_path):
+    """The exponent that samples choose is in the state, in words and a curve of its own."""
+    select = BySamples(num_samples=8)
+    callback = JYSScheduleCallback(
+        (2, 4), optimizer=OptimalSteps(**SMALL, select=select), num_samples=16, every_n_epochs=1
+    )
+    logger = TensorBoardLogger(tmp_path)
+    trainer(tmp_path, callback, logger=logger).fit(module(), data())
+    evidence = callback.optimized.evidence
+    assert evidence.winner == f"gamma {callback.optimized.table.gamma:g}"
+    again = JYSScheduleCallback((2, 4))
+    again.load_state_dict(callback.state_dict())
+    assert again.optimized.evidence == evidence
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert events.Scalars(f"{SECTION}/gamma")[-1].value == callback.optimized.table.gamma
+    tag = sorted(events.Tags()["tensors"])[1]
+    words = events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
+    assert f"Exponent of the weights, by samples: {evidence}." in words
 
 
 def test_overview():

@@ -64,6 +64,16 @@ def test_optimize_schedule(checkpoint, tmp_path, capsys, method):
         assert costs[0] <= costs[1]
 
 
+def test_exponent_by_samples(checkpoint, tmp_path, capsys):
+    """It says that there is nothing to choose with masks."""
+    from ddm.commands.optimize import main
+
+    arguments = ["--num-steps", "2", "4", "--num-samples=64", "--by-samples", f"--out={tmp_path}"]
+    found = main([str(checkpoint), *arguments])
+    assert found.evidence is None
+    assert "all exponents" in capsys.readouterr().out
+
+
 def _uniform(n):
     from ddm import SamplingSchedule
 
@@ -98,6 +108,7 @@ def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
     [
         (["--num-steps", "0"], "`num_steps` must be a whole number from 1 to 10000, got '0'"),
         (["--gamma", "-1"], "`gamma` must be a number from 0 to 10, got '-1'"),
+        (["--by-samples", "--method", "order"], "`by_samples` must be left out"),
         (["--gamma", "inf"], "`gamma` must be a number from 0 to 10, got 'inf'"),
         (["--num-samples", "4"], "`num_samples` must be a whole number from 8 to 1000000, got '4'"),
     ],
@@ -285,6 +296,9 @@ def test_fit_ends_with_what_it_found(checkpoint, tmp_path, capsys):
     for name in ("schedules", "checkpoint"):
         (path,) = (line.split()[1] for line in lines if line.startswith(name))
         assert Path(path).is_file()
+    (better,) = (line for line in lines if line.startswith("better"))
+    assert better.split()[2:7] == ["ddm", "optimize", path, "--num-steps", "2"]
+    assert better.endswith("# from 512 sequences, not 16")
     assert lines[-1].split()[:3] == ["next", "ddm", "sample"]
 
 

@@ -2,14 +2,20 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
+from ddm.backbones import Transformer
 from ddm.files import read_json
+from ddm.kernels import Absorbing
+from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimized
-from ddm.sharding import whole_weights
+from ddm.sharding import shard, whole_weights
 from fsdp_schedule import make_model
 
 
@@ -18,7 +24,9 @@ def test_two_processes_with_sharded_weights(tmp_path):
     """Each holds half of the weights and measures its own sequences; both hold the same schedules.
 
     An update in which one process fails inside of the network is made by none, and training goes
-    on. The checkpoint holds whole weights, which a model without shards reads.
+    on. The checkpoint holds whole weights, which a model without shards reads. Validation, samples
+    and predictions keep no process waiting, however often each of them calls the network; and a run
+    that was resumed from sharded checkpoints ends with the weights of one that was not stopped.
     """
     script = Path(__file__).with_name("fsdp_schedule.py")
     done = subprocess.run(
@@ -33,12 +41,52 @@ def test_two_processes_with_sharded_weights(tmp_path):
     assert [run["steps"] for run in runs] == [[4, 4]] * 2
     assert "process 1: KeyError: 'a network is in trouble'" in runs[0]["warnings"][0]
     assert [run["share"] for run in runs] == pytest.approx([0.5, 0.5], abs=0.01)
+    assert runs[0]["bits"] == runs[1]["bits"] > 0
+    assert [run["drawn"] for run in runs] == [6 * [1]] * 2
+    assert all(run["highest"] < 4 for run in runs)
+    assert all(run["resumed"] for run in runs)
     weights = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     model = make_model()
     before = model.denoiser.backbone.out.bias.clone()
     model.load_state_dict(weights)
     assert all(weight.isfinite().all() for weight in weights.values())
     assert not torch.equal(model.denoiser.backbone.out.bias, before)
+
+
+class Plain(torch.nn.Linear):
+    """A network without blocks."""
+
+    def __init__(self, num_states, dim, **sizes):
+        super().__init__(dim, num_states)
+
+
+class Mesh:
+    """What `ModelParallelStrategy` gives to a model before it is configured."""
+
+    def __getitem__(self, name):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("kind", "callback", "message"),
+    [
+        (
+            Transformer,
+            EMAWeightAveraging(),
+            "`callbacks` must not average weights that are sharded",
+        ),
+        (Plain, ModelCheckpoint(), "`backbone` must have `blocks` .*, got a Plain; call"),
+    ],
+)
+def test_what_cannot_be_sharded(kind, callback, message):
+    """Averages of weights and networks without blocks are refused, with what to do instead."""
+    network = partial(kind, dim=8, depth=1, num_heads=2)
+    module = DiscreteDiffusion(Absorbing(4), network, length=8, optimizer=torch.optim.Adam)
+    shard(module)  # without processes nothing happens
+    module.trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback])
+    module._device_mesh = Mesh()
+    with pytest.raises(ValueError, match=message):
+        shard(module)
 
 
 def test_weights_that_are_whole_stay_as_they_are():

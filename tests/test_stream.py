@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import ddp_stream
 from ddm.datamodules import BPE, CharacterVocabulary, HuggingFace, Shards, TextStream
 from ddm.datamodules.stream import Place
 from ddm.datamodules.text_stream import END
+from ddm.files import read_json
 
 TEXTS = [[f"{shard}:{line} " * (4 + 3 * line) for line in range(7)] for shard in range(3)]
 
@@ -134,6 +136,32 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path):
     said = [line.split() for line in done.stdout.splitlines() if line.endswith(("al", "ent"))]
     names = ("global_step", "state_dict", "optimizer_states", "schedules", "loops")
     assert said == [[name, "equal"] for name in names]
+
+
+@pytest.mark.slow
+def test_processes_share_a_stream(tmp_path):
+    """Two processes read other documents, and a resumed run sees the batches of one without a stop.
+
+    With one process instead of two it goes on and says what is no longer the same. Where the stream
+    is too short for one process, both are told, and none waits.
+    """
+    ddp_stream.write_shards(tmp_path / "shards")
+    script = Path(ddp_stream.__file__)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = [read_json(tmp_path / f"run{rank}.json") for rank in range(2)]
+    texts = [list(chain.from_iterable(run["straight"])) for run in runs]
+    assert [len(text) for text in texts] == [12, 12]
+    assert len(set(texts[0] + texts[1])) == 24
+    for run in runs:
+        assert run["stopped"] + run["resumed"] == run["straight"]
+    errors = sorted(run["error"] for run in runs)
+    assert "ProcessError: process" in errors[0]
+    assert "ValueError: `documents` must give each of the 2 readers" in errors[1]
+    with pytest.warns(UserWarning, match=r"goes on with 1 process.*had 2 of 1.*no longer those"):
+        assert len(ddp_stream.train(tmp_path / "b", 8, devices=1)) == 2
 
 
 def test_hugging_face(tmp_path, make):

@@ -10,12 +10,20 @@ from scipy.optimize import minimize
 from closed_form import GRID, level, squares, survival, table
 from ddm import CostTable, ForwardProcess, OptimalSteps, SamplingSchedule, Uniform
 from ddm.denoisers import ExactDenoiser
+from ddm.functional import times_like
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import StepCosts
-from ddm.schedules.optimal.excess import control_coefficient, mean_excess, sequence_excess
+from ddm.schedules.optimal.excess import (
+    SPLITS,
+    control_coefficient,
+    halved_excess,
+    mean_excess,
+    sequence_excess,
+)
 from ddm.schedules.optimal.optimal_steps import pilot_grid, placed_grid, squeezed
 from ddm.schedules.optimal.shortest_path import shortest_paths
+from ddm.schedules.optimal.step_cost import step_costs
 from ddm.schedules.setting import Setting
 
 GAMMAS = (0.0, 0.5, 1.0)
@@ -185,7 +193,7 @@ def test_excess_against_infinitely_many_steps():
 
 
 def test_control_coefficient():
-    """It is `var(r) / max(var(r), n b^2)` for costs m + r + b, of which m is expected.
+    """It is `sum var(r) / max(sum var(r), n sum b^2)` for costs m + r + b, of which m is expected.
 
     r and m are orthogonal and b is the bias: least squares. What is known exactly needs no control.
     """
@@ -202,6 +210,71 @@ def test_control_coefficient():
         torch.testing.assert_close(controlled.nats, (costs.nats + expected) / 2)
     known = nats.expand(4, -1, -1)
     assert control_coefficient(replace(base, nats=known, expected=0 * known)) == 0
+
+
+def test_small_costs_do_not_outvote_large_ones():
+    """A bias of as many deviations in a hundred steps of 1e-6 nats changes the coefficient little.
+
+    The one step that costs something has none: all of its surprise is taken off.
+    """
+    r, m = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1]]).double()[..., None, None]
+    base = costs_of(np.linspace(0, 1, 16), 1.0, num=4)
+    size = torch.full_like(base.nats[:1], 1e-6).tril(-1)
+    bias = 5 * size
+    size[:, -1, 0], bias[:, -1, 0] = 1.0, 0.0
+    expected = size * (2 + 0.3 * m)
+    costs = replace(base, nats=expected + 0.2 * r * size + bias, expected=expected)
+    assert control_coefficient(costs) == pytest.approx(1, abs=1e-6)
+
+
+def every_path(denoiser, law):
+    """Return the costs of all (x_0, x_.5, x_1) of two bits, each as often as it is probable.
+
+    The uniform kernel has flipped a bit by .5 with probability 1/4 (two bits of `flips`), and
+    nothing is left of it at 1.
+    """
+    bits = torch.cartesian_prod(*[torch.arange(2)] * 8)
+    x_0, flips, x_1 = bits[:, :2], bits[:, 2:6].reshape(-1, 2, 2).prod(-1), bits[:, 6:]
+    times = torch.tensor([0.0, 0.5, 1.0]).double()
+    number = (8 * law[x_0[:, 0], x_0[:, 1]]).round().long()
+    x_0, x_half, x_1 = (x.repeat_interleave(number, 0) for x in (x_0, x_0 ^ flips, x_1))
+    nats, expected = torch.zeros(2, len(x_0), 3, 3, dtype=torch.float64)
+    for i, x_t in ((1, x_half), (2, x_1)):
+        prediction = denoiser(x_t, times_like(float(times[i]), x_t))
+        measured, hoped = step_costs(prediction, x_0, times[:i])
+        nats[:, i, :i], expected[:, i, :i] = measured.mT, hoped.mT
+    return StepCosts(times, nats, expected, torch.zeros(len(nats), 2, 2).double(), 0)
+
+
+def test_control_of_exact_and_of_wrong_denoisers():
+    """All of it for an exact denoiser, whatever is measured; c / n for one that is wrong.
+
+    No sampling: every path is there as often as its probability says, n copies of all of them.
+    """
+    process = ForwardProcess(Uniform(2), LogLinear(eps=1e-12))
+    law = torch.tensor([[3.0, 1.0], [1.0, 3.0]]).double() / 8
+    right = every_path(ExactDenoiser(process, law), law)
+    missed = sequence_excess(right) - sequence_excess(replace(right, nats=right.expected))
+    assert float(missed.mean(0).abs().max()) < 1e-9
+    assert control_coefficient(right) > 0.9
+    wrong = every_path(ExactDenoiser(process, law.flip(0)), law)
+    found = []
+    for copies in (1, 10, 100):
+        names = ("nats", "expected", "errors")
+        arrays = {x: getattr(wrong, x).repeat(copies, 1, 1) for x in names}
+        found.append(control_coefficient(replace(wrong, **arrays)))
+    assert found[0] < 0.1
+    assert found[1:] == pytest.approx([found[0] / 10, found[0] / 100], rel=1e-2)
+
+
+def test_halves_are_all_sequences():
+    """Every halving has each sequence once, and no two halvings are the same."""
+    costs = costs_of(GRID, 2.0 ** torch.arange(20).double()[:, None, None], num=20)
+    total, seen = sequence_excess(costs).sum(0), set()
+    for first, second in halved_excess(costs):
+        torch.testing.assert_close(10 * (first + second), total, rtol=1e-9, atol=1e-9)
+        seen.add(float(first[-1, 0]))
+    assert len(seen) == SPLITS
 
 
 def test_excess_of_a_curvature_that_varies():

@@ -11,6 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.optimizer import schedules_beside
 
+ENOUGH = 128
+"""Sequences from which more of them no longer make schedules much better."""
+
 
 def closing_lines(trainer: Trainer) -> list[str]:
     """Return a table of the schedules, the paths of what was written, and the next command."""
@@ -18,19 +21,30 @@ def closing_lines(trainer: Trainer) -> list[str]:
     if checkpoint is None:
         return ["no checkpoint was written"]
     lines, beside = [""], schedules_beside(checkpoint)
-    steps = 32
+    name, steps = shlex.quote(str(checkpoint)), 32
     if beside.is_file():
         found = Optimized.load(beside)
         lines += cost_lines(found)
         steps = min(found.schedules, default=steps)
         lines += [f"schedules    {beside}"]
-    name = shlex.quote(str(checkpoint))
+        lines += better_lines(found, name)
     lines += [f"checkpoint   {checkpoint}"]
     # Not `trainer.log_dir`, which asks all processes.
     folder = getattr(trainer.logger, "log_dir", None)
     if folder is not None:
         lines += [f"TensorBoard  tensorboard --logdir {shlex.quote(str(folder))}"]
     return [*lines, f"next         ddm sample {name} --num-steps {steps}"]
+
+
+def better_lines(found: Optimized, name: str) -> list[str]:
+    """Return how to find better schedules, where training has left them few sequences."""
+    table = found.table
+    num = ENOUGH if table is None else table.num_samples + table.num_held_out
+    if num >= ENOUGH:
+        return []
+    steps = " ".join(str(n) for n in sorted(found.schedules))
+    command = f"ddm optimize {name} --num-steps {steps}"
+    return [f"better ones  {command}   # from 512 sequences, not {num}"]
 
 
 def last_checkpoint(trainer: Trainer) -> Path | None:

@@ -16,6 +16,7 @@ from ddm.commands.options import make_folder
 from ddm.commands.subject import check_steps, examples, folder_of, load, name_of
 from ddm.pictures import save_figure
 from ddm.schedules import (
+    BySamples,
     CostTable,
     JumpYourSteps,
     OptimalCounts,
@@ -95,10 +96,16 @@ def main(args: list[str]) -> Optimized:
     module, data = load(options)
     size = options.batch_size
     gamma = {} if options.gamma is None else {"gamma": options.gamma}
-    optimizer: ScheduleOptimizer = OptimalSteps(**gamma, batch_size=size)
+    select = BySamples() if options.by_samples else None
+    optimizer: ScheduleOptimizer = OptimalSteps(**gamma, batch_size=size, select=select)
     if options.method == "order":
         shape = getattr(data, "shape", ())
         optimizer = OptimalOrders(counts=OptimalCounts(batch_size=size)).shaped(shape)
+    if select and (options.method == "order" or options.order is not None):
+        raise ValueError(
+            "`by_samples` must be left out where an order is asked for, got both; it chooses "
+            "`gamma`, and with masks there is none."
+        )
     if options.order is not None:
         optimizer = OptimalCounts(batch_size=size)
         if gamma or options.method != "optimal":
@@ -123,6 +130,9 @@ def main(args: list[str]) -> Optimized:
     if table is None:
         keep_counts(found)
     else:
+        if select is not None:
+            said = found.evidence or "all exponents have the same schedules, or sequences are few"
+            print("\nexponent of the weights, by samples:", said)
         methods = {"optimal": found.schedules}
         if options.method == "jys":
             result = JumpYourSteps(batch_size=size)(*setting, **settings)
@@ -131,7 +141,7 @@ def main(args: list[str]) -> Optimized:
         figures["costs"] = plot_costs(table, sorted({2, *options.num_steps}))
         figures["density"] = plot_density(table)
     figures["times"] = plot_schedules({f"N = {n}": schedule for n, schedule in kept.items()})
-    optimized = Optimized(kept, num_calls, table)
+    optimized = Optimized(kept, num_calls, table, found.evidence)
     optimized = save(optimized, out, Setting.of(module.process, module.sampler), origin, options)
     paths = [save_figure(f, out.with_suffix(f".{name}.png")) for name, f in figures.items()]
     seconds = time.monotonic() - begin

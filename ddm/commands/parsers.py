@@ -119,6 +119,11 @@ def optimize() -> Parser:
         help="exponent of the contraction weights (default: the method's)",
     )
     add(
+        "--by-samples",
+        action="store_true",
+        help="choose the exponent by samples, for as many network calls again; no metric is needed",
+    )
+    add(
         "--num-samples",
         type=whole("num_samples", 8),
         default=512,
@@ -213,10 +218,11 @@ def data() -> Parser:
 def demo() -> Parser:
     """Train CountDown, then compare sampling schedules on the trained model: `ddm demo`.
 
-    Trains the configuration `countdown` with the schedule callback, draws samples with five kinds
-    of schedules, the last with an order of the tokens, prints how many adjacent pairs break the
-    CountDown rule and what held-out sequences cost the sampler, and says where everything is.
-    Arguments that are not listed here go to `ddm train fit`.
+    Trains the configuration `countdown` with the schedule callback, optimizes the schedules once
+    more on 256 sequences, draws samples with five kinds of schedules, the last with an order of the
+    tokens, prints how many adjacent pairs break the CountDown rule and what held-out sequences cost
+    the sampler, and says where everything is. Arguments that are not listed here go to `ddm train
+    fit`.
     """
     parser = Parser("demo", demo.__doc__)
     add = parser.add_argument

@@ -6,7 +6,9 @@ from ddm.schedules.jys.golden_section import Peak, golden_section
 from ddm.schedules.jys.hierarchy import Breakdown, Hierarchy, Split
 from ddm.schedules.jys.jump_your_steps import JumpYourSteps
 from ddm.schedules.jys.klub import KLUB, RevealKLUB, TokenKLUB
+from ddm.schedules.optimal.by_samples import BySamples
 from ddm.schedules.optimal.cost_table import CostTable
+from ddm.schedules.optimal.evidence import Evidence, compare_samples
 from ddm.schedules.optimal.guard import Decision, choose, keep_best
 from ddm.schedules.optimal.optimal_counts import OptimalCounts
 from ddm.schedules.optimal.optimal_orders import OptimalOrders
@@ -19,10 +21,12 @@ from ddm.schedules.setting import sampler_of
 __all__ = [
     "KLUB",
     "Breakdown",
+    "BySamples",
     "CostTable",
     "Coupling",
     "DataCoupling",
     "Decision",
+    "Evidence",
     "Hierarchy",
     "JumpYourSteps",
     "OptimalCounts",
@@ -38,6 +42,7 @@ __all__ = [
     "StepCosts",
     "TokenKLUB",
     "choose",
+    "compare_samples",
     "golden_section",
     "keep_best",
     "loss_curve_costs",

@@ -19,6 +19,7 @@ from ddm.samplers import Sampler
 from ddm.samplers.sampler import check_some_free
 from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
+from ddm.schedules.optimal.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Optimized:
         schedules: One schedule for every number of steps asked for.
         num_calls: Network calls spent, on batches of at most the optimizer's batch size.
         table: The cost table, from optimizers that measure one: schedules for every other N.
+        evidence: What samples say of the exponent of the table, where they were asked.
 
     Example:
         >>> from ddm import SamplingSchedule
@@ -40,6 +42,7 @@ class Optimized:
     schedules: dict[int, SamplingSchedule]
     num_calls: int = 0
     table: CostTable | None = None
+    evidence: Evidence | None = None
 
     def schedule(self, num_steps: int) -> SamplingSchedule | None:
         """Return the schedule for `num_steps`, None if neither kept nor in the table."""
@@ -53,6 +56,7 @@ class Optimized:
             "schedules": {str(n): asdict(s) for n, s in self.schedules.items()},
             "num_calls": self.num_calls,
             "table": None if self.table is None else self.table.to_dict(),
+            "evidence": None if self.evidence is None else asdict(self.evidence),
         }
 
     @classmethod
@@ -70,12 +74,15 @@ class Optimized:
             require_at_least(0, num_calls=num_calls)
             if not (table is None or isinstance(table, Mapping)):
                 raise TypeError(f"`table` is {table!r}")
+            said = content.get("evidence")  # older files have none
+            evidence = None if said is None else Evidence(**said)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"`{path}` must hold optimized schedules, but {error!r}; write it with "
                 "`Optimized.save`."
             ) from error
-        return cls(schedules, num_calls, None if table is None else CostTable.from_dict(table))
+        table = None if table is None else CostTable.from_dict(table)
+        return cls(schedules, num_calls, table, evidence)
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, atomically."""

@@ -18,17 +18,16 @@ from typing import Any
 
 from ddm.backbones import Transformer
 from ddm.datamodules import CountDown
-from ddm.denoisers import MeanDenoiser, chunks
+from ddm.denoisers import MeanDenoiser
 from ddm.functional import stratified_times, times_like
 from ddm.kernels import Absorbing, Gaussian, Kernel, Uniform
-from ddm.kernels.sparse import CHUNK
 from ddm.losses import NELBO
 from ddm.module import DiscreteDiffusion
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Step
 from ddm.schedule import SamplingSchedule
-from ddm.schedules.optimal.step_cost import measure_step_costs, step_costs
+from ddm.schedules.optimal.step_cost import measure_step_costs, row_costs
 
 import torch
 from _report import finish, parse
@@ -136,8 +135,7 @@ def _text_seconds(kind: Callable[[int], Kernel], vocab_size: int) -> dict[str, f
         Analytic().step(denoiser, x_t, Step(t, s))
 
     def row() -> None:
-        for part, (piece,) in chunks([denoiser(x_t, t)], CHUNK):
-            step_costs(piece, x_0[:, part], below)
+        row_costs(denoiser(x_t, t), x_0, below)
 
     def whole_row() -> None:
         measure_step_costs(denoiser, x_0, torch.tensor([0.0, 1.0], dtype=torch.float64))

@@ -17,15 +17,14 @@ from functools import partial
 from typing import Any
 
 from ddm.backbones import Transformer
-from ddm.denoisers import MeanDenoiser, checked_call, chunks
+from ddm.denoisers import MeanDenoiser
 from ddm.functional import stratified_times, times_like
 from ddm.kernels import Absorbing, Kernel, Uniform
-from ddm.kernels.sparse import at_once
 from ddm.losses import NELBO, CrossEntropy, Loss
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic, Step
-from ddm.schedules.optimal.step_cost import step_costs
+from ddm.schedules.optimal.step_cost import row_costs
 
 import torch
 import torch.nn.functional as F
@@ -82,8 +81,7 @@ def sampling(kernel: str, compiled: bool, options: argparse.Namespace) -> dict[s
     below = torch.linspace(0, 0.49, 36, dtype=torch.float64, device=x_0.device)
 
     def row() -> None:
-        for part, (piece,) in chunks([checked_call(denoiser, x_t, t)], at_once(x_0.device)):
-            step_costs(piece, x_0[:, part], below)
+        row_costs(denoiser(x_t, t), x_0, below)
 
     with torch.no_grad():
         bare = seconds(lambda: denoiser.backbone(x_t, t.float()), options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from ddm import CostTable, ForwardProcess, OptimalSteps, SamplingSchedule
 from ddm.datamodules.countdown import countdown_chain, sample_chain
@@ -191,7 +192,7 @@ KERNELS: dict[str, Callable[[int], Kernel]] = {
     "Gaussian": Gaussian,
 }
 RIGID, SMOOTH = "CountDown, smoothing .002", "CountDown, smoothing .2"
-GRID = {"num_times": 40, "pilot_times": 16}
+GRID: dict[str, Any] = {"num_times": 40, "pilot_times": 16}
 """Fewer grid times than the defaults of `OptimalSteps`: up to 16 steps and 64 tables."""
 
 

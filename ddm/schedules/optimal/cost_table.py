@@ -253,7 +253,7 @@ class CostTable:
 
     @cached_property
     def _roots(self) -> np.ndarray:
-        roots = smooth(signed_roots(self.excess), self.width)
+        roots = smooth(signed_roots(self.excess), self.times, self.width)
         return (roots - roots.T) / 2  # rounding must not make standing still cost anything
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddm.schedules.optimal.step_cost import StepCosts
+
+SPLITS = 8
+"""How often sequences are halved to see what of a table is noise."""
 
 
 def excess(
@@ -55,6 +59,14 @@ def mean_excess(costs: StepCosts) -> Float[Tensor, "T T"]:
     return excess(mean, _cells(mean) - residuals(costs.times, _merged(mean).clamp(min=0.0)))
 
 
+def halved_excess(costs: StepCosts) -> Iterator[tuple[Float[Tensor, "T T"], Float[Tensor, "T T"]]]:
+    """Yield the means over a random half of the sequences and over the other one, several times."""
+    generator, num = torch.Generator().manual_seed(0), len(costs.nats)
+    for _ in range(SPLITS):
+        first, second = torch.randperm(num, generator=generator).tensor_split(2)
+        yield mean_excess(costs.part(first)), mean_excess(costs.part(second))
+
+
 def sequence_excess(costs: StepCosts) -> Float[Tensor, "B T T"]:
     """Return the same for every single sequence, linear in its costs."""
     nats = costs.nats
@@ -79,19 +91,18 @@ def control_coefficient(costs: StepCosts) -> float:
     exact denoiser c - m is zero in the mean, given x_t, and m has the same mean as c with less
     noise. A network is wrong in the mean by some b. The mean of `c - k (c - m)` over n sequences
     has the squared error `var(c - k (c - m)) / n + k^2 b^2`, which is smallest at
-    `k = cov(c, c - m) / (var(c - m) + n b^2)`, all of it summed over steps in units of var(c). The
-    mean of c - m squared estimates `b^2 + var(c - m) / n`. So the bias stays below the noise: the
-    more sequences there are, the less a prediction that is wrong is asked.
+    `k = cov(c, c - m) / (var(c - m) + n b^2)`. The mean of c - m squared estimates
+    `b^2 + var(c - m) / n`. So the bias stays below the noise: the more sequences there are, the
+    less a prediction that is wrong is asked. All of it is summed over steps in nats, in which a
+    schedule pays: in units of their own variances hundreds of steps that cost next to nothing
+    would outvote the few long ones that decide.
 
     Args:
         costs: Those of the sequences that the table is made from.
     """
     own = sequence_excess(costs)
     missed = own - sequence_excess(replace(costs, nats=costs.expected))
-    scale, mean, num = own.var(0), missed.mean(0), len(own)
-    covariance = (own * (missed - mean)).sum(0) / (num - 1)
-    noisy = scale > 1e-20  # nats squared; what is known exactly needs no control
-    shared, noise, bias = (
-        float((x[noisy] / scale[noisy]).sum()) for x in (covariance, missed.var(0), num * mean**2)
-    )
+    mean, num = missed.mean(0), len(own)
+    shared = float((own * (missed - mean)).sum()) / (num - 1)
+    noise, bias = float(missed.var(0).sum()), float(num * (mean**2).sum())
     return min(max(shared / max(noise, bias), 0.0), 1.0) if noise > 0 else 0.0

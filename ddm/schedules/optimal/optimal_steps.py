@@ -12,11 +12,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, evaluating
-from ddm.functional import require_at_least
+from ddm.functional import require_at_least, require_instance
 from ddm.samplers import Sampler
 from ddm.schedule import step_numbers
+from ddm.schedules.optimal.by_samples import BySamples
 from ddm.schedules.optimal.cost_table import CostTable
-from ddm.schedules.optimal.excess import control_coefficient, mean_excess, sequence_excess
+from ddm.schedules.optimal.excess import (
+    control_coefficient,
+    halved_excess,
+    mean_excess,
+    sequence_excess,
+)
 from ddm.schedules.optimal.retention import retention
 from ddm.schedules.optimal.smoothing import choose_width, signed_roots
 from ddm.schedules.optimal.step_cost import StepCosts, measure_step_costs
@@ -31,7 +37,7 @@ class OptimalSteps(ScheduleOptimizer):
     A pilot pass on a coarse grid shows where the cost lies; the second pass measures on times
     placed there. `pilot_times + num_times` network calls per batch give the optimal
     schedules of *all* numbers of steps. Costs are averaged over neighboring times, as widely as
-    two halves of the sequences agree (`choose_width`). A quarter of the sequences never enters the
+    halves of the sequences agree (`choose_width`). A quarter of the sequences never enters the
     table; the keep-best guard judges schedules on them.
 
     Args:
@@ -41,6 +47,8 @@ class OptimalSteps(ScheduleOptimizer):
         num_times: Times of the measured grid.
         pilot_times: Times of the pilot grid.
         batch_size: Sequences per network call; all of them by default.
+        select: Chooses another exponent by samples, see `BySamples`, for at most as many network
+            calls again. None keeps `gamma`.
 
     Example:
         >>> from ddm import Absorbing, ForwardProcess, OptimalSteps
@@ -66,7 +74,9 @@ class OptimalSteps(ScheduleOptimizer):
         num_times: int = 36,
         pilot_times: int = 12,
         batch_size: int | None = None,
+        select: BySamples | None = None,
     ) -> None:
+        require_instance(BySamples | None, select=select)
         require_at_least(4, num_times=num_times, pilot_times=pilot_times)
         if batch_size is not None:
             require_at_least(1, batch_size=batch_size)
@@ -74,6 +84,7 @@ class OptimalSteps(ScheduleOptimizer):
         self.num_times = num_times
         self.pilot_times = pilot_times
         self.batch_size = batch_size
+        self.select = select
 
     def __call__(
         self,
@@ -97,8 +108,17 @@ class OptimalSteps(ScheduleOptimizer):
             generator=generator,
             progress=progress,
         )
+        evidence = None
+        if self.select is not None:
+            settings: dict[str, Any] = {
+                "free": free,
+                "batch_size": self.batch_size,
+                "generator": generator,
+            }
+            table, evidence = self.select.weigh(table, denoiser, sampler, x_0, numbers, **settings)
         schedules = {n: table.schedule(n) for n in numbers}
-        return Optimized(schedules, table.num_calls, table)
+        num_calls = table.num_calls + (0 if evidence is None else evidence.num_calls)
+        return Optimized(schedules, num_calls, table, evidence)
 
     def table(
         self,
@@ -158,9 +178,10 @@ class OptimalSteps(ScheduleOptimizer):
         mean, spread = mean_excess(own).numpy(), sequence_excess(own).std(0)
         check_finite("excess", mean)  # before anything is chosen by it
         survival = retention(own.errors).numpy()
-        first, second = (
-            signed_roots(mean_excess(own.part(slice(k, None, 2))).numpy()) for k in range(2)
-        )
+        halves = [
+            (signed_roots(first.numpy()), signed_roots(second.numpy()))
+            for first, second in halved_excess(own)
+        ]
         return CostTable(
             times=costs.times.numpy(),
             excess=mean,
@@ -172,7 +193,7 @@ class OptimalSteps(ScheduleOptimizer):
             num_held_out=num_held_out,
             num_calls=calls_before + costs.num_calls,
             seconds=time.monotonic() - begin,
-            width=choose_width(first, second, survival**self.gamma),
+            width=choose_width(halves, costs.times.numpy(), survival**self.gamma),
             min_time=denoiser.min_time,
             held_out=sequence_excess(rest).numpy(),
         )

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddm.denoisers import Denoiser, Prediction, check_output, checked_call, chunks
+from ddm.denoisers import Denoiser, Prediction, check_output, chunks
 from ddm.functional import gather_made
-from ddm.kernels.sparse import CHUNK
+from ddm.kernels.sparse import CHUNK, at_once
 from ddm.samplers.sampler import check_some_free
 from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
 
@@ -39,7 +39,7 @@ class StepCosts:
     errors: Float[Tensor, "B M 2"]
     num_calls: int
 
-    def part(self, which: slice) -> StepCosts:
+    def part(self, which: slice | Int[Tensor, " N"]) -> StepCosts:
         """Return the costs of some of the sequences."""
         arrays = {x: getattr(self, x)[which] for x in ("nats", "expected", "errors")}
         return replace(self, **arrays)
@@ -136,33 +136,40 @@ def _rows(
     for i in range(1, len(times)):
         row = torch.zeros(2, len(x_0), len(times), dtype=torch.float64, device=x_0.device)
         errors = row[0, :, :2].clone()
-        if kernel.absorbing:
-            row[..., :i] = _hidden_costs(denoiser(path[i - 1], times[i], free), x_0, times[:i])
-        else:
-            prediction = checked_call(denoiser, path[i - 1], times[i], free)
+        prediction = denoiser(path[i - 1], times[i], free)
+        row[..., :i] = row_costs(prediction, x_0, times[:i])
+        if repairs:
             judge = prediction if below is None else below  # near t = 0 it has its own context only
-            for part, (piece,) in chunks([prediction], CHUNK):
-                row[..., :i] += torch.stack(step_costs(piece, x_0[:, part], times[:i])).mT
-            if repairs:
-                below = prediction
-                for _, (piece, piece_below) in chunks([prediction, judge], cached):
-                    ratio, before = blind_ratio(piece.double(), times[i - 1])
-                    test = sign_test(piece_below.double(), times[i - 1])
-                    after = still_seen(test, ratio)
-                    errors += torch.stack([piece.sum_free(before), piece.sum_free(after)], -1)
+            below = prediction
+            for _, (piece, piece_below) in chunks([prediction, judge], cached):
+                ratio, before = blind_ratio(piece.double(), times[i - 1])
+                test = sign_test(piece_below.double(), times[i - 1])
+                after = still_seen(test, ratio)
+                errors += torch.stack([piece.sum_free(before), piece.sum_free(after)], -1)
         bar.update()
         yield row, errors
 
 
-def _hidden_costs(
+def row_costs(
     prediction: Prediction, x_0: Int[Tensor, "B L"], s: Float[Tensor, " J"]
 ) -> Float[Tensor, "2 B J"]:
-    """Return `step_costs` where revealed tokens stay: only of the others logits are computed."""
+    """Return `step_costs` in pieces that bound the memory.
+
+    With masks logits are made where tokens are still hidden: revealed ones stay, and cost nothing.
+
+    Raises:
+        ValueError: The outputs that are read are NaN or infinite.
+    """
     p, kernel = prediction, prediction.process.kernel
+    if not kernel.absorbing:
+        check_output(p)
+        pieces = chunks([p], CHUNK)
+        parts = [step_costs(piece, x_0[:, part], s) for part, (piece,) in pieces]
+        return torch.stack([torch.stack(part) for part in parts]).sum(0).mT
     hidden = ~kernel.is_revealed(p.x_t)
     index = (hidden if p.free is None else hidden & p.free).nonzero()
     nats = torch.zeros(2, len(s), *x_0.shape, dtype=torch.float64, device=x_0.device)
-    size = max(1, CHUNK // kernel.num_states)
+    size = max(1, at_once(x_0.device) // kernel.num_states)
     for first in range(0, len(index), size):
         rows, columns = index[first : first + size].T
         piece = p.at(rows, columns)
