@@ -2,13 +2,13 @@
 
 On an exact CountDown chain and on the shipped models of CountDown and digits, in nats of held-out
 sequences. A rule ends up at a mean number of calls between two whole ones; as many calls on average
-are made by sequences of which some take the lower and some the higher number, at optimal counts of
-each. Prints tables and writes docs/results/calls_by_need.json.
+are made by sequences of which some take the lower and some the higher number, along shortest paths
+through the same table. Prints tables and writes docs/results/calls_by_need.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import product
 from math import ceil, floor
@@ -19,6 +19,9 @@ from ddm.likelihood import sampler_nats
 from ddm.orders import Random, RevealOrder, Spaced
 from ddm.samplers import CallCounter, EntropyBound, Reveal, StoppingRule
 from ddm.schedules import OptimalCounts
+from ddm.schedules.optimal.optimal_counts import counts_grid
+from ddm.schedules.optimal.shortest_path import shortest_paths
+from ddm.schedules.optimal.teacher import Teacher
 
 import torch
 from _report import finish, over_seeds, parse, resume, show
@@ -27,8 +30,26 @@ from torch import Tensor
 from trained_orders import load
 
 NUM_CALLS = 4, 8
+NUM_TIMES = 48
 BOUNDS = 1.0, 4.0
 WHERE = ["exact chain", "countdown", "digits_absorbing"]
+
+
+def optimal_counts(
+    denoiser: Denoiser, sampler: Reveal, search: Tensor, judge: Tensor, seed: int
+) -> Callable[[int], Tensor]:
+    """Return what gives the nats of sequences by N, the same counts for all of them."""
+    teacher = Teacher(search, None, denoiser, sampler, seed)
+    grid = counts_grid(teacher.length, NUM_TIMES)
+    _, paths = shortest_paths(teacher.table(grid), len(grid) - 1)
+
+    @cache
+    def nats(num: int) -> Tensor:
+        times = teacher.times(grid[paths[num]] / teacher.length)
+        noise = torch.Generator().manual_seed(seed)
+        return sampler_nats(denoiser, sampler, judge, times, generator=noise)
+
+    return nats
 
 
 def compare(where: str, seed: int, num_data: int) -> dict[str, Any]:
@@ -42,18 +63,11 @@ def compare(where: str, seed: int, num_data: int) -> dict[str, Any]:
         denoiser, tokens, data = load(where, 2 * num_data, 2 * seed * num_data)
         shape = data.shape
     search, judge = tokens.chunk(2)
-    counts, found = OptimalCounts(num_times=48), {}
+    counts, found = OptimalCounts(num_times=NUM_TIMES), {}
 
     orders: dict[str, RevealOrder] = {"random": Random(), "spaced": Spaced(shape)}
     for name, order in orders.items():
-
-        @cache
-        def alike(num: int, order: RevealOrder = order) -> Tensor:
-            noise = torch.Generator().manual_seed(seed)
-            schedule = counts(denoiser, Reveal(order), search, num, generator=noise).schedules[num]
-            noise = torch.Generator().manual_seed(seed)
-            return sampler_nats(denoiser, Reveal(order), judge, schedule, generator=noise)
-
+        alike = optimal_counts(denoiser, Reveal(order), search, judge, seed)
         rules: dict[str, StoppingRule] = {
             f"entropy bound {bound:g}": EntropyBound(bound) for bound in BOUNDS
         }
