@@ -30,6 +30,7 @@ from ddm.samplers import (
     FirstHitting,
     KGillespie,
     PredictorCorrector,
+    Priced,
     Renoise,
     Reveal,
     Sampler,
@@ -108,6 +109,7 @@ ORDERS: list[RevealOrder] = [
 STOPPING_RULES: list[StoppingRule] = [
     EntropyBound(1e-6),
     Threshold(1.0),
+    Priced([0, 1, 2, 3], 9 * (1 - torch.eye(4, 4).roll(1, 0)), torch.ones(4, 4), 0.0),
 ]
 
 SAMPLERS: list[Sampler] = [

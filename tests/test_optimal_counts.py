@@ -5,13 +5,21 @@ import pytest
 import torch
 
 import exact
-from ddm.denoisers import ExactDenoiser
+from ddm.datamodules import countdown_chain, sample_chain
+from ddm.denoisers import ExactDenoiser, MarkovChainDenoiser
 from ddm.kernels import Absorbing
 from ddm.likelihood import sampler_nats
-from ddm.noise import Cosine
+from ddm.noise import Cosine, LogLinear
 from ddm.orders import Confidence, LeftToRight, Random, Spaced
 from ddm.process import ForwardProcess
-from ddm.samplers import Analytic, EntropyBound, FirstHitting, KGillespie, Reveal
+from ddm.samplers import (
+    Analytic,
+    CallCounter,
+    EntropyBound,
+    FirstHitting,
+    KGillespie,
+    Reveal,
+)
 from ddm.schedule import SamplingSchedule
 from ddm.schedules import OptimalCounts, Optimized
 from ddm.schedules.optimal.optimal_counts import counts_grid
@@ -150,6 +158,41 @@ def test_refusals(sampler, num, steps, message):
     """What has no counts to find is refused, with the reason."""
     with pytest.raises(ValueError, match=message):
         OptimalCounts()(EXACT, sampler, ALL[:num], steps)
+
+
+def test_rule_makes_as_many_calls():
+    """The rule for N calls makes about N, and loses less than N + 1 calls that are all alike.
+
+    Random order on a chain, where sequences differ much in what is known of their tokens.
+    """
+    chain = countdown_chain(8, 0.01)
+    denoiser = MarkovChainDenoiser(ForwardProcess(Absorbing(8), LogLinear()), *chain)
+    x_0, held_out = sample_chain(*chain, 256, 24, seeded()).chunk(2)
+    counts, sampler = OptimalCounts(), Reveal(Random())
+    rule = counts.rule(denoiser, sampler, x_0, 5, generator=seeded())
+    counter = CallCounter(denoiser)
+    own = sampler_nats(counter, Reveal(stop=rule), held_out, [1.0, 0.0], generator=seeded())
+    assert 4.2 < counter.num_rows / len(held_out) < 5.8
+    found = counts(denoiser, sampler, x_0, 6, generator=seeded()).schedules[6]
+    alike = sampler_nats(denoiser, sampler, held_out, found, generator=seeded())
+    assert float(own.mean()) < float(alike.mean())
+
+
+def test_rule_of_free_tokens():
+    """Given tokens stay, and sequences of few tokens end early; a seed makes the same rule."""
+    rule, same = (
+        OptimalCounts(num_times=4).rule(EXACT, Reveal(), ALL, 2, free=FREE, generator=seeded())
+        for _ in range(2)
+    )
+    assert rule.price == same.price
+    x = PROCESS.sample_prior(ALL, FREE)
+    samples = Reveal(stop=rule)(EXACT, x, [1.0, 0.0], free=FREE, generator=seeded())
+    assert torch.equal(samples.tokens[~FREE], ALL[~FREE])
+    assert (samples.tokens < 3).all()
+    with pytest.raises(ValueError, match=r"`num_calls` must be at most 3, .* got 4"):
+        OptimalCounts().rule(EXACT, Reveal(), ALL, 4)
+    with pytest.raises(ValueError, match="`num_calls` must be at least 2, got 1"):
+        OptimalCounts().rule(EXACT, Reveal(), ALL, 1)
 
 
 def test_k_gillespie():

@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -29,12 +30,14 @@ from ddm.samplers import (
     Analytic,
     EntropyBound,
     KGillespie,
+    Priced,
     Reveal,
     Step,
     Temper,
     ThetaTrapezoidal,
     Threshold,
 )
+from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.setting import Setting
 from exact import at, seeded, sequences
 
@@ -113,12 +116,14 @@ def test_careful_rules_are_exact(order, rule):
 
 # Several tokens per call -------------------------------------------------------------------------
 
+BELOW = torch.ones(4, 4).tril(-2).double()
 DETERMINISTIC = [
     *(Reveal(order) for order in MANY),
     *(Reveal(order, temper=Temper(0.7, top_p=0.95)) for order in MANY),
     *(Reveal(order, near_certain=0.9) for order in MANY),
     *(Reveal(order, stop=EntropyBound(1.0)) for order in MANY),
     *(Reveal(order, stop=Threshold(0.4)) for order in MANY),
+    *(Reveal(order, stop=Priced(range(4), 0.3 * BELOW, 2 * BELOW, 0.2)) for order in MANY),
 ]
 
 
@@ -327,6 +332,45 @@ def test_entropy_bound():
             assert int(count[row]) == max(allowed, default=0)
 
 
+def test_price_of_a_call():
+    """The mean sequence takes the path of least nats and calls; one in doubt makes more calls.
+
+    The least is that of all shortest paths, each with the price of its calls.
+    """
+    size, price = 9, 0.4
+    number = torch.arange(size).double()
+    steps = (number[:, None] - number).clamp(min=0)
+    excess = (steps - 1).clamp(min=0) ** 2 * (1 + torch.rand(size, size, generator=seeded())) / 20
+    entropy = math.log(3) * (steps - 1).clamp(min=0)  # of tokens that nothing is known about
+    values, _ = shortest_paths(excess.numpy(), size - 1)
+    least = min(value + n * price for n, value in enumerate(values) if n)
+    calls = {}
+    for name, usual in {"mean": entropy, "in doubt": entropy / 8, "sure": 8 * entropy}.items():
+        rule = Priced(range(size), excess, usual, price)
+        left, cost, calls[name] = size - 1, 0.0, 0
+        while left:
+            x = torch.tensor([[3] * left + [0] * (size - 1 - left)])
+            prediction = prediction_of(x, torch.zeros(1, size - 1, 3).double())
+            rank = torch.arange(size - 1)[None]
+            landing = left - int(rule.count(prediction, rank, torch.tensor([left])))
+            cost += float(excess[left, landing]) + price
+            left, calls[name] = landing, calls[name] + 1
+        if name == "mean":
+            assert cost == pytest.approx(least, abs=1e-12)
+    assert calls["sure"] < calls["mean"] < calls["in doubt"]
+
+
+def test_price_of_shorter_sequences():
+    """A sequence with fewer free tokens goes through the same shares as a whole one."""
+    rule = Priced([0, 2, 4, 8], 100 * torch.ones(4, 4).tril(-2), torch.ones(4, 4), 0.0)
+    free = torch.tensor([[True] * 8, [True] * 4 + [False] * 4, [False] * 8])
+    x = torch.full((3, 8), 3).where(free, 0)
+    prediction = replace(prediction_of(x, torch.zeros(3, 8, 3).double()), free=free)
+    rank = torch.arange(8).expand(3, -1)
+    for masks, expected in (([8, 4, 0], [4, 2, 0]), ([4, 2, 0], [2, 1, 0]), ([2, 1, 0], [2, 1, 0])):
+        assert rule.count(prediction, rank, torch.tensor(masks)).tolist() == expected
+
+
 def test_temper():
     """Temperature, top-k and top-p by their definitions; what is drawn never moves the ranks."""
     p = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64)
@@ -414,6 +458,9 @@ def test_measured_is_kept(tmp_path):
     [
         (lambda: EntropyBound(-0.1), "`bound` must be >= 0 and finite, got -0.1"),
         (lambda: EntropyBound(math.nan), "`bound` must be >= 0 and finite, got nan"),
+        (lambda: Priced(range(4), BELOW, BELOW, -1.0), "`price` must be >= 0 and finite, got -1.0"),
+        (lambda: Priced(range(1, 5), BELOW, BELOW, 1.0), "`masks` must increase from 0"),
+        (lambda: Priced([0, 1], [[0.0]], [[0.0]], 1.0), "`excess` must be finite, of the shape"),
         (lambda: Threshold(0.0), r"`probability` must lie in \(0, 1\], got 0.0"),
         (lambda: Threshold(1.1), r"`probability` must lie in \(0, 1\], got 1.1"),
         (lambda: Temper(0.0), "`temperature` must be positive and finite, got 0.0; .* `top_k=1`"),

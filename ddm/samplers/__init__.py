@@ -6,6 +6,7 @@ from ddm.samplers.euler import Euler
 from ddm.samplers.first_hitting import FirstHitting
 from ddm.samplers.k_gillespie import KGillespie
 from ddm.samplers.predictor_corrector import PredictorCorrector
+from ddm.samplers.priced import Priced
 from ddm.samplers.renoise import Renoise
 from ddm.samplers.reveal import Reveal
 from ddm.samplers.sampler import Sampler, Samples, Step
@@ -23,6 +24,7 @@ __all__ = [
     "FirstHitting",
     "KGillespie",
     "PredictorCorrector",
+    "Priced",
     "Renoise",
     "Reveal",
     "Sampler",

@@ -66,8 +66,7 @@ class EntropyBound(StoppingRule):
         self, prediction: Prediction, rank: Int[Tensor, "B L"], num: Int[Tensor, " B"]
     ) -> Int[Tensor, " B"]:
         """Return the length of the longest beginning of the order within the bound."""
-        entropy = in_order(Entropy().scores(prediction), rank)
-        spent = entropy.cumsum(-1) - entropy.cummax(-1).values
+        spent = spent_in_order(Entropy().scores(prediction), rank)
         within = (spent <= self.bound).long().cumprod(-1).sum(-1)
         return within.minimum(num)
 
@@ -109,3 +108,12 @@ class Threshold(StoppingRule):
 def in_order(value: Float[Tensor, "B L"], rank: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
     """Return the values of positions by their place in the order."""
     return torch.empty_like(value).scatter_(-1, rank, value)
+
+
+def spent_in_order(entropy: Float[Tensor, "B L"], rank: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Return the sums of the first 1, 2, 3 ... entropies of an order, each without its largest.
+
+    That is a bound on the total correlation of the tokens.
+    """
+    first = in_order(entropy, rank)
+    return first.cumsum(-1) - first.cummax(-1).values

@@ -2,8 +2,8 @@
 
 Enumerated laws, against the best partition of the positions (`partitions.py`); an exact CountDown
 chain, where samples are judged by the share of pairs that break the rule, too; the rules of others
-on that chain and on the shipped CountDown (`rules.py`); and the shipped masked models on held-out
-data. Every order runs along uniform, cosine and optimal counts, found on other sequences. Prints
+on that chain and on the shipped CountDown (`rules.py`). Every order runs along uniform, cosine and
+optimal counts, found on other sequences; `trained_orders.py` does so with trained networks. Prints
 tables and writes docs/results/orders.{json,png} and orders_frontier.png. Finished cells are kept,
 so an interrupted run goes on where it stopped.
 """
@@ -19,9 +19,7 @@ from typing import Any
 
 from ddm import Absorbing, ForwardProcess
 from ddm.backbones import Transformer
-from ddm.checkpoint import load_data, load_model
 from ddm.datamodules.countdown import countdown_chain, sample_chain
-from ddm.datamodules.sequences import SequenceDataModule
 from ddm.denoisers import Denoiser, MarkovChainDenoiser, MeanDenoiser
 from ddm.likelihood import sampler_nats
 from ddm.metrics import CountDownError
@@ -44,15 +42,15 @@ from ddm.schedules import OptimalCounts, SamplingSchedule
 import partitions
 import rules
 import torch
-from _report import RESULTS, ROOT, draw_curves, finish, over_seeds, parse, resume, show
+from _report import RESULTS, draw_curves, finish, over_seeds, parse, resume, show
 from matplotlib.figure import Figure
 from torch import Tensor
+from trained_orders import load as shipped_model
 
-NUM_STEPS = (2, 4, 8, 16)
+NUM_STEPS = (2, 4, 8, 16, 32)
 VOCAB_SIZE, LENGTH, SMOOTHING = 12, 48, 0.002
 SIZE = 64, 256
 """Sequences and tokens of the network call that ranking is compared with."""
-MODELS = ["countdown", "digits_absorbing", "folk_absorbing", "pydoc"]
 
 
 def orders_of(dependence: Tensor, shape: tuple[int, ...] = ()) -> dict[str, RevealOrder]:
@@ -126,57 +124,11 @@ def on_both(
 ) -> dict[str, Any]:
     """Return a study of `rules.py` on the exact chain and on the shipped CountDown."""
     denoiser, sequences = exact_chain()
-    shipped, tokens, _ = load("countdown", 2 * num_samples)
+    shipped, tokens, _ = shipped_model("countdown", 2 * num_samples)
     return {
         "exact chain": study(denoiser, sequences(num_samples, seed), num_samples, seed),
         "countdown": study(shipped, tokens[:num_samples], num_samples, seed),
     }
-
-
-def load(name: str, num: int) -> tuple[Denoiser, Tensor, SequenceDataModule]:
-    """Return the network of a shipped model, sequences that it was not trained on, and its data."""
-    path = ROOT / "checkpoints" / f"{name}.ckpt"
-    data = load_data(path)
-    assert isinstance(data, SequenceDataModule)
-    data.prepare_data()
-    data.setup("test")
-    tokens = torch.cat([data.val_tokens[:], data.test_tokens[:]])
-    chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:num]
-    return load_model(path).denoiser, tokens[chosen].long(), data
-
-
-def model(name: str, num_data: int) -> dict[str, Any]:
-    """Return nats of one shipped model by order, counts and N, and differences to random order.
-
-    Differences are paired, sequence by sequence, to the optimal counts of the random order. The
-    metrics are those of samples with optimal counts at 8 calls.
-    """
-    denoiser, tokens, data = load(name, 2 * num_data)
-    x_0, held_out = tokens.chunk(2)
-    generator = torch.Generator().manual_seed(0)
-    rounds = -(-8 * data.length // num_data)
-    dependence = measure_dependence(denoiser, x_0, rounds, generator=generator)
-    orders = orders_of(dependence, data.shape)
-    cost, metrics = {}, {}
-    for order in ("random", "spaced, no jitter", "spaced", "measured", "confidence"):
-        found = schedules(denoiser, orders[order], x_0, 0)
-        for counts, by_n in found.items():
-            cost[f"{order}, {counts}"] = {
-                n: nats(denoiser, orders[order], schedule, held_out, 0)
-                for n, schedule in by_n.items()
-            }
-        x = denoiser.process.sample_prior(held_out)
-        drawn = Reveal(orders[order])(denoiser, x, found["optimal"][8], generator=generator)
-        measured = data.measure(drawn.tokens, held_out)
-        metrics[order] = {key: float(value) for key, value in measured.items()}
-    rows = {
-        key: {
-            str(n): [float(own.mean()), *_paired(own - cost["random, optimal"][n])]
-            for n, own in row.items()
-        }
-        for key, row in cost.items()
-    }
-    return {"nats": rows, "metrics": metrics}
 
 
 def speed() -> dict[str, float]:
@@ -207,20 +159,14 @@ def speed() -> dict[str, float]:
     return shares
 
 
-def _paired(difference: Tensor) -> tuple[float, float]:
-    return float(difference.mean()), float(difference.std() / len(difference) ** 0.5)
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Measure, print, draw."""
     options = parse(
         __doc__,
         args,
-        models=(MODELS, "shipped models to measure"),
-        seeds=(2, "seeds of the exact chain"),
+        seeds=(3, "seeds of the exact chain"),
         num_data=(128, "sequences of the chain that counts are found on"),
         num_samples=(128, "samples per cell of the chain"),
-        num_model=(64, "sequences of a model's data, twice"),
     )
     seeds, chain_size = range(options.seeds), (options.num_data, options.num_samples)
     names = list(orders_of(torch.zeros(LENGTH, LENGTH)))
@@ -230,8 +176,7 @@ def main(args: Sequence[str] | None = None) -> None:
     for seed in seeds:
         cells[f"rules|{seed}"] = partial(on_both, rules.compare, seed, options.num_samples)
         cells[f"frontier|{seed}"] = partial(on_both, rules.frontier, seed, options.num_samples)
-    cells |= {name: partial(model, name, options.num_model) for name in options.models}
-    settings = {key: value for key, value in vars(options).items() if key != "models"}
+    settings = vars(options)
     measured = resume("orders", settings, cells)
     exact: dict[str, dict[str, Any]] = {"nats": {}, "broken pairs": {}}
     for name in names:
@@ -243,20 +188,10 @@ def main(args: Sequence[str] | None = None) -> None:
     others = over_seeds([measured[f"rules|{seed}"] for seed in seeds])
     for where, table in others.items():
         show(f"rules on {where}", table)
-    frontiers = average([measured[f"frontier|{seed}"] for seed in seeds])
-    models = {name: measured[name] for name in options.models}
-    for name, found in models.items():
-        rows = found["nats"]
-        show(f"{name}, nats", {key: _first(row) for key, row in rows.items()})
-        show(f"{name}, less random order's", {key: _rest(row) for key, row in rows.items()})
-        print(name, found["metrics"])
+    frontiers = rules.average([measured[f"frontier|{seed}"] for seed in seeds])
     print(measured["partitions"], measured["speed"], sep="\n")
     curves = {"exact chain": {k: v for k, v in exact["nats"].items() if "optimal" in k}}
-    curves |= {
-        name: {k: _first(row) for k, row in found["nats"].items() if "optimal" in k}
-        for name, found in models.items()
-    }
-    draw_frontiers(frontiers).savefig(RESULTS / "orders_frontier.png", dpi=120)
+    rules.draw(frontiers).savefig(RESULTS / "orders_frontier.png", dpi=120)
     content = {
         "settings": settings,
         "partitions": measured["partitions"],
@@ -264,35 +199,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "exact": exact,
         "rules": others,
         "frontiers": frontiers,
-        "models": models,
     }
     finish("orders", content, draw(curves))
-
-
-def average(found: Sequence[Any]) -> Any:  # noqa: ANN401
-    """Return the mean over seeds of numbers in nested mappings and lists."""
-    first = found[0]
-    if isinstance(first, Mapping):
-        return {key: average([one[key] for one in found]) for key in first}
-    if isinstance(first, list):
-        return [average(column) for column in zip(*found, strict=True)]
-    return sum(found) / len(found)
-
-
-def draw_frontiers(frontiers: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> Figure:
-    """Draw broken pairs against entropy, a line over temperatures for every rule."""
-    figure = Figure(figsize=(4.2 * len(frontiers), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(frontiers), squeeze=False)[0]
-    for panel, (title, curves) in zip(axes, frontiers.items(), strict=True):
-        for name, cells in curves.items():
-            x, y = [cell["entropy"] for cell in cells], [cell["broken"] for cell in cells]
-            (line,) = panel.plot(x, y, ".-", label=name)
-            panel.plot(x[-1], y[-1], "o", color=line.get_color())
-        panel.set(title=title, xlabel="entropy of tokens, nats", ylabel="broken pairs")
-        panel.set_yscale("symlog", linthresh=1e-2)
-        panel.spines[["top", "right"]].set_visible(False)
-    axes[-1].legend(frameon=False, fontsize=7, loc="lower left")
-    return figure
 
 
 def draw(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -301,14 +209,6 @@ def draw(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     for panel in figure.axes:
         panel.legend(frameon=False, fontsize=7)
     return figure
-
-
-def _first(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    return {n: [cell[0], 0.0] for n, cell in row.items()}
-
-
-def _rest(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    return {n: list(cell[1:]) for n, cell in row.items()}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ that sharpen raise the one and lower the other, so frontiers over the temperatur
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from ddm.denoisers import Denoiser
 from ddm.functional import categorical
 from ddm.metrics import CountDownError
@@ -16,6 +19,7 @@ from ddm.samplers import EntropyBound, Reveal, Sampler, Step, Temper, Threshold
 from ddm.schedules import OptimalCounts, SamplingSchedule
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 NUM_STEPS = 8
@@ -130,3 +134,29 @@ def frontier(denoiser: Denoiser, x_0: Tensor, num_samples: int, seed: int) -> di
         for name, rule in rules(Temper(temperature)).items():
             cells.setdefault(name, []).append(judged(denoiser, *rule, x, seed))
     return cells
+
+
+def average(found: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return the mean over seeds of numbers in nested mappings and lists."""
+    first = found[0]
+    if isinstance(first, Mapping):
+        return {key: average([one[key] for one in found]) for key in first}
+    if isinstance(first, list):
+        return [average(column) for column in zip(*found, strict=True)]
+    return sum(found) / len(found)
+
+
+def draw(frontiers: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> Figure:
+    """Draw broken pairs against entropy, a line over temperatures for every rule."""
+    figure = Figure(figsize=(4.2 * len(frontiers), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(frontiers), squeeze=False)[0]
+    for panel, (title, curves) in zip(axes, frontiers.items(), strict=True):
+        for name, cells in curves.items():
+            x, y = [cell["entropy"] for cell in cells], [cell["broken"] for cell in cells]
+            (line,) = panel.plot(x, y, ".-", label=name)
+            panel.plot(x[-1], y[-1], "o", color=line.get_color())
+        panel.set(title=title, xlabel="entropy of tokens, nats", ylabel="broken pairs")
+        panel.set_yscale("symlog", linthresh=1e-2)
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[-1].legend(frameon=False, fontsize=7, loc="lower left")
+    return figure

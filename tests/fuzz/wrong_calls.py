@@ -29,6 +29,7 @@ from ddm.samplers import (
     FirstHitting,
     KGillespie,
     PredictorCorrector,
+    Priced,
     Renoise,
     Reveal,
     Temper,
@@ -47,6 +48,7 @@ EXACT = ExactDenoiser(PROCESS, JOINT)
 X = torch.full((8, 2), 3)
 X_0 = torch.zeros(8, 2, dtype=torch.long)
 FREE = torch.ones(8, 2, dtype=torch.bool)
+ZEROS = torch.zeros(2, 2)
 THIRD = torch.full((3,), 1 / 3, dtype=torch.float64)
 
 
@@ -135,6 +137,11 @@ CALLS = [
     *(("jitter", lambda j: Spaced(jitter=j), j) for j in (-0.1, 2, NAN, "a")),
     *(("bound", EntropyBound, v) for v in (-1, NAN, INF, "a", None)),
     *(("probability", Threshold, v) for v in (0, 2, NAN, "a", None)),
+    *(("price", lambda v: Priced([0, 1], ZEROS, ZEROS, v), v) for v in (-1, NAN, INF, "a", None)),
+    *(
+        ("excess", lambda v: Priced([0, 1], v, ZEROS, 1.0), v)
+        for v in ([[0]], [[NAN] * 2] * 2, "a")
+    ),
     *(("temperature", Temper, v) for v in (*NUMBERS, "a")),
     *(("top_p", lambda p: Temper(top_p=p), p) for p in (0, 2, NAN, "a")),
     *(("near_certain", lambda n: Reveal(near_certain=n), n) for n in (-1, NAN, INF, "a")),

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, evaluating
 from ddm.functional import require_at_least
-from ddm.samplers import CallCounter, KGillespie, Reveal, Sampler
+from ddm.samplers import CallCounter, KGillespie, Priced, Reveal, Sampler
 from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.optimal.shortest_path import shortest_paths
 from ddm.schedules.optimal.teacher import Teacher
@@ -127,6 +127,52 @@ class OptimalCounts(ScheduleOptimizer):
                     candidates[name] = SamplingSchedule(search.times(share), name)
                 schedules[n] = judge.best(candidates, Setting.of(denoiser.process, sampler))
         return Optimized(schedules, counter.num_calls)
+
+    def rule(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        x_0: Int[Tensor, "B L"],
+        num_calls: int,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Priced:
+        """Return the rule that spends about N calls by sequence: one call per grid point.
+
+        The price of a call is what the N-th one saves the mean sequence, so it makes about N calls;
+        fewer where the last ones save nothing. `samples.num_rows` counts what was made.
+
+        Args:
+            denoiser: The model.
+            sampler: The sampler that the rule is for, without a rule.
+            x_0: Data tokens.
+            num_calls: The number of calls N, at least 2.
+            free: Positions that are generated.
+            generator: Source of the noise.
+
+        Raises:
+            ValueError: As from the search for schedules, or `num_calls` is out of range.
+        """
+        require_at_least(2, num_calls=num_calls)
+        self.check(denoiser, sampler, x_0, free, [num_calls])
+        seed = int(torch.randint(2**31, (), generator=generator, device=x_0.device))
+        teacher = Teacher(x_0, free, denoiser, as_reveal(sampler), seed, self.batch_size)
+        grid = counts_grid(teacher.length, max(self.num_times, 2 * num_calls))
+        if num_calls + 1 >= len(grid):
+            raise ValueError(
+                f"`num_calls` must be at most {len(grid) - 2}, two fewer than the tokens to "
+                f"reveal, got {num_calls}; ask for fewer calls."
+            )
+        with evaluating(denoiser):
+            cost, spent = teacher.tables(grid)
+        values, _ = shortest_paths(cost, num_calls + 1)
+        finest = np.concatenate([[0.0], np.diagonal(cost, -1).cumsum()])
+        excess = cost - (finest[:, None] - finest)
+        price = max(0.0, (values[num_calls - 1] - values[num_calls + 1]) / 2)
+        return Priced(
+            torch.from_numpy(grid), torch.from_numpy(excess), torch.from_numpy(spent), price
+        )
 
     def teachers(
         self,

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddm.denoisers import Denoiser
+from ddm.denoisers import Denoiser, Prediction
 from ddm.likelihood import sampler_nats
+from ddm.orders import Entropy
 from ddm.samplers import Reveal
-from ddm.samplers.stopping import in_order
+from ddm.samplers.stopping import in_order, spent_in_order
 from ddm.schedule import SamplingSchedule
 from ddm.schedules.setting import Setting
+
+Along: TypeAlias = Callable[[Tensor], Tensor]
+"""From the places in an order, (B, L), to sums over its first 1, 2, 3 ... positions, (B, L)."""
 
 
 class Teacher:
@@ -74,10 +78,28 @@ class Teacher:
             ]
         )
 
-    @torch.no_grad()
     def table(self, grid: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M M"]:
         """Return the mean cost of the steps from grid[i] masks down to grid[j], j < i."""
-        cost = np.zeros((len(grid), len(grid)))
+        return self._sums(grid, [self._nats])[0]
+
+    def tables(self, grid: Int[np.ndarray, " M"]) -> list[Float[np.ndarray, "M M"]]:
+        """Return that table, and one of the sums of entropies without the largest; same calls."""
+        return self._sums(grid, [self._nats, self._spent])
+
+    def _nats(self, prediction: Prediction, x: Tensor, x_0: Tensor) -> Along:
+        nats = self.sampler.nats(prediction, x_0, x != x_0)
+        return lambda rank: in_order(nats, rank).cumsum(-1)
+
+    def _spent(self, prediction: Prediction, x: Tensor, x_0: Tensor) -> Along:
+        entropy = Entropy().scores(prediction)
+        return lambda rank: spent_in_order(entropy, rank)
+
+    @torch.no_grad()
+    def _sums(
+        self, grid: Int[np.ndarray, " M"], sums: Sequence[Callable[..., Along]]
+    ) -> list[Float[np.ndarray, "M M"]]:
+        """Return means over sequences of sums along the order, by where a step starts and ends."""
+        found = [np.zeros((len(grid), len(grid))) for _ in sums]
         for x_0, free in self.batches:
             num_free, noise = free.sum(-1), self._noise(x_0)
             x = self.denoiser.process.sample_prior(x_0, free, noise)
@@ -87,14 +109,15 @@ class Teacher:
             for i in range(len(grid) - 1, 0, -1):
                 t = self.denoiser.process.time_of_masks(left[i], num_free)
                 prediction = self.denoiser(x, t, free)
-                nats = self.sampler.nats(prediction, x_0, x != x_0)
+                along = [one(prediction, x, x_0) for one in sums]
                 for _ in range(draws := 16 if self.sampler.reveal_order.random else 1):
                     rank = self.sampler.reveal_order.rank(prediction, left[i], noise)
-                    total = torch.nn.functional.pad(in_order(nats, rank).cumsum(-1), (1, 0))
-                    step = total.gather(-1, (left[i] - left[:i]).T).sum(0)
-                    cost[i, :i] += step.cpu().numpy() / draws
+                    for table, one in zip(found, along, strict=True):
+                        total = torch.nn.functional.pad(one(rank), (1, 0))
+                        step = total.gather(-1, (left[i] - left[:i]).T).sum(0)
+                        table[i, :i] += step.cpu().numpy() / draws
                 x = torch.where(rank < (left[i] - left[i - 1])[:, None], x_0, x)
-        return cost / sum(len(x_0) for x_0, _ in self.batches)
+        return [table / sum(len(x_0) for x_0, _ in self.batches) for table in found]
 
     def search(self, num_steps: int, num_tries: int) -> Float[np.ndarray, " N"]:
         """Return the shares of masks of the best of some schedules of two parameters.
