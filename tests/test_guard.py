@@ -14,6 +14,7 @@ from ddm.denoisers import ExactDenoiser
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
 from ddm.schedules import choose, keep_best
+from ddm.schedules.optimal.guard import CONFIDENCE, gain_over
 
 
 def sequence_costs(known, schedule):
@@ -167,6 +168,15 @@ def test_independent_tokens_have_no_gain():
     assert binom.sf(5, 24, 0.05) < 1 / 500
     assert claims <= 5
     assert apparent > 5
+
+
+def test_rounding_of_times_is_no_gain():
+    """Who saves a share of .0005 is kept and claims nothing, of .002 it claims that."""
+    for share, claimed in ((0.0005, 0.0), (0.002, 0.002)):
+        uniform = np.linspace(1, 2, 8)
+        facts = gain_over(uniform, (1 - share) * uniform)
+        assert facts["confidence"] > CONFIDENCE
+        assert facts["gain"] == pytest.approx(claimed, rel=1e-9)
 
 
 def test_flat_tables_have_no_gain():

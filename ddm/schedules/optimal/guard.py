@@ -18,6 +18,8 @@ MOVES = 0.84
 """How sure the guard must be to leave the schedule in use: by the paired error, one deviation.
 
 A wrong move between schedules that cost the same costs nothing, and promises nothing either."""
+LEAST_GAIN = 1e-3
+"""A smaller share is no gain: schedules found to be uniform are so to a thousandth of a step."""
 NEGLIGIBLE = 1e-9
 """A difference of rounding, in weighted nats per sequence."""
 
@@ -31,8 +33,8 @@ class Decision:
         schedule: Its schedule, with gain, error and confidence among its facts.
         costs: Mean cost of every candidate on the held-out sequences, weighted nats per sequence.
             Not biased, hence below zero by chance where a schedule costs nothing.
-        gain: Share of the cost of uniform steps that the winner saves; 0 unless it is known with
-            95 % confidence to save something.
+        gain: Share of the cost of uniform steps that the winner saves; 0 unless it is a thousandth
+            at least, and known with 95 % confidence to be something.
         gain_error: Standard error of a gain that is claimed, else 0.
         confidence: How sure it is that the winner costs less than uniform steps, by the t-test of
             the paired differences; one half if it is uniform steps.
@@ -115,8 +117,9 @@ def keep_best(
 def gain_over(uniform: Float[np.ndarray, " B"], cost: Float[np.ndarray, " B"]) -> dict[str, float]:
     """Return `gain`, `gain_error` and `confidence` of costs, by sequence; see `Decision`."""
     known, gain, error = _confidence(uniform - cost), 0.0, 0.0
-    if min(known, _confidence(uniform)) >= CONFIDENCE:
-        gain = float(1 - cost.mean() / uniform.mean())
+    saved = float(1 - cost.mean() / uniform.mean()) if uniform.mean() else 0.0
+    if min(known, _confidence(uniform)) >= CONFIDENCE and saved >= LEAST_GAIN:
+        gain = saved
         error = _error(cost - (1 - gain) * uniform) / float(uniform.mean())
     return {"gain": gain, "gain_error": error, "confidence": known}
 
