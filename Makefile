@@ -63,7 +63,7 @@ demo: $(INSTALLED) ## Train, sample and compare schedules on a toy task, on the 
 
 # What measures time runs alone; the others share the cores, the longest first.
 TIMED := core_speed data_loading schedule_speed
-LONG := trained_models exact_chains trained_gamma
+LONG := trained_orders trained_models exact_chains trained_gamma
 BENCHMARKS := $(LONG) $(filter-out _% problems gpu_models gpu_text $(TIMED) $(LONG),$(basename $(notdir $(wildcard scripts/benchmarks/*.py))))
 
 results: $(INSTALLED) ## Run every script of scripts/benchmarks/ again (WORKERS=2 at a time)

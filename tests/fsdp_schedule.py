@@ -1,11 +1,12 @@
 """Train two processes with sharded weights and write what each of them holds.
 
 In the first update something goes wrong inside of the network, in one process alone. Then samples
-are drawn, and a run is stopped and resumed from sharded checkpoints.
+are drawn, and runs are stopped and resumed, from sharded checkpoints and with an average.
 """
 
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from ddm.files import write_json
 from ddm.kernels import Absorbing
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import OptimalSteps
-from ddm.sharding import shard
+from ddm.sharding import ShardedEMA, shard
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
@@ -87,25 +88,42 @@ def make_trainer(folder: Path, **settings) -> Trainer:
     )
 
 
-def weights_after(folder: Path, *num_epochs: int) -> torch.Tensor:
-    """Train for some epochs, resumed after each number of them from sharded checkpoints.
+class ByHand(Callback):
+    """Keeps the weights after the last step, whole, and their running average."""
 
-    Returns:
-        The weights of this process.
-    """
+    average = None
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.now = whole(module)
+        before = self.now if self.average is None else self.average
+        self.average = torch.lerp(before, self.now, 0.2)
+
+
+def whole(module: DiscreteDiffusion) -> torch.Tensor:
+    """Return all weights; a collective call."""
+    return torch.cat([p.detach().full_tensor().flatten() for p in module.parameters()])
+
+
+def weights_after(
+    folder: Path, *num_epochs: int, callbacks: Sequence[Callback] = (), sharded: bool = True
+) -> torch.Tensor:
+    """Train for some epochs, resumed after each number of them, and return the weights."""
     for number, epochs in enumerate(num_epochs):
         module = make_model(Sharded)
+        strategy = ModelParallelStrategy(
+            data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=sharded
+        )
         trainer = Trainer(
             max_epochs=epochs,
             devices=2,
-            strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
-            callbacks=[ModelCheckpoint(folder, save_last=True)],
+            strategy=strategy,
+            callbacks=[*callbacks, ModelCheckpoint(folder, save_last=True)],
             **QUIET,
         )
         last = folder / "last.ckpt" if number else None
-        loader = DataLoader(count_up(32), batch_size=8)
-        trainer.fit(module, loader, ckpt_path=last, weights_only=True)
-    return torch.cat([p.detach().to_local().flatten() for p in module.parameters()])
+        loaders = (DataLoader(count_up(32), batch_size=8) for _ in range(2))
+        trainer.fit(module, *loaders, ckpt_path=last, weights_only=True)
+    return whole(module)
 
 
 def main(folder: Path) -> None:
@@ -131,6 +149,11 @@ def main(folder: Path) -> None:
     found["highest"] = int(torch.cat(drawn).max())
     straight, resumed = weights_after(folder / "a", 2), weights_after(folder / "b", 1, 2)
     found["resumed"] = torch.equal(straight, resumed)
+    hand, average = ByHand(), ShardedEMA(decay=0.8, use_buffers=False)
+    settings = {"callbacks": [hand, average], "sharded": False}
+    averaged = weights_after(folder / "average", 1, 2, **settings)
+    found["with_average"] = torch.equal(straight, hand.now)
+    found["error"] = float((averaged - hand.average).abs().max())
     rank = trainer.global_rank
     write_json(folder / f"run{rank}.json", found)
     callback.optimized.save(folder / f"rank{rank}.json")

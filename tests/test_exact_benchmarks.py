@@ -5,9 +5,11 @@ import math
 import _corrector_search
 import correctors
 import held_out
+import numpy as np
 import problems
 import pytest
 import selection
+import step_errors
 import torch
 from _correctors import Gibbs, Psi, ReMDM, cap, rescale
 from _held_out_joints import first_nine, second_nine
@@ -121,6 +123,30 @@ def test_selection_of_exponents():
     assert found["default over best, mean"] == pytest.approx(2)
     assert found["chosen over default, best"] == pytest.approx(0.5)
     assert found["chosen within 5 % of the best"] == 0.5
+
+
+def test_error_of_one_step():
+    """What is left at 0 of the error of one step is as the exact posterior of x_0 says."""
+    joint = exact.random_joint(3, 2)
+    world = Enumerated(Uniform(3), joint)
+    t, s = 0.7, 0.4
+    marginal = exact.marginal(world.process, joint, s)
+    posterior = exact.joint_of_times(world.process, joint, 0.0, s) / marginal  # of x_0 by x_s
+    law = world.step(world.marginal(t), t, s)
+    left = step_errors.left_at_zero(world, t, s)
+    torch.testing.assert_close(left, posterior @ law)
+    found = step_errors.prices(world, np.array([0.0, s, t, 1.0]))[step_errors.ORACLE]
+    assert found[2, 1] == pytest.approx(exact.kl(joint, left), rel=1e-6)
+    assert found[3, 0] == pytest.approx(world.divergence(world.marginal(1.0), (1.0, 0.0)), rel=1e-9)
+
+
+def test_step_errors_run(benchmarks):
+    """Every price has its regret; where laws are soft, that of the oracle is next to none."""
+    step_errors.main(["--joints", "soft parity, beta = 1.0", "--settings=uniform", "--num-steps=2"])
+    (rows,) = read_json(benchmarks / "step_errors.json")["regret"].values()
+    assert rows.keys() == {DEFAULT, "r^0", step_errors.ORACLE, step_errors.VARIATION, "uniform"}
+    assert min(min(x) for x in rows.values()) >= 0
+    assert rows[step_errors.ORACLE][-1] < 1e-3 < rows["uniform"][-1]
 
 
 def test_losses_beyond_the_error():

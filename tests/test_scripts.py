@@ -248,6 +248,18 @@ def test_export(checkpoint, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # weights lose 2^-11 of a size
 
 
+def test_optimize_goes_on_with_the_exponent(checkpoint, tmp_path):
+    """The exponent is that of the schedules beside the checkpoint, unless another one is named."""
+    from ddm.commands import optimize
+
+    copy, small = tmp_path / "a.ckpt", ["--num-steps", "2", "--num-samples=32"]
+    shutil.copy(checkpoint, copy)
+    found = [optimize.main([str(copy), *small, *more]) for more in (["--gamma=2"], [], [])]
+    (tmp_path / "a.schedules.json").write_text("{}")
+    found.append(optimize.main([str(copy), *small]))  # damaged ones say nothing
+    assert [x.table.gamma for x in found] == [2, 2, 2, 0.5]
+
+
 def test_export_takes_schedules_along(checkpoint, tmp_path, capsys):
     """What is exported has the schedules of what it came from, and no others."""
     from ddm.commands import export, optimize

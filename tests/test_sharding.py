@@ -9,13 +9,14 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from ddm.backbones import Transformer
 from ddm.files import read_json
 from ddm.kernels import Absorbing
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimized
-from ddm.sharding import shard, whole_weights
+from ddm.sharding import ShardedEMA, shard, whole_weights
 from fsdp_schedule import make_model
 
 
@@ -25,8 +26,9 @@ def test_two_processes_with_sharded_weights(tmp_path):
 
     An update in which one process fails inside of the network is made by none, and training goes
     on. The checkpoint holds whole weights, which a model without shards reads. Validation, samples
-    and predictions keep no process waiting, however often each of them calls the network; and a run
-    that was resumed from sharded checkpoints ends with the weights of one that was not stopped.
+    and predictions keep no process waiting, however often each of them calls the network; and runs
+    that were resumed, from sharded checkpoints and with an average of the weights, end with the
+    weights of one that was not stopped. The average is that of whole weights, to rounding.
     """
     script = Path(__file__).with_name("fsdp_schedule.py")
     done = subprocess.run(
@@ -44,7 +46,10 @@ def test_two_processes_with_sharded_weights(tmp_path):
     assert runs[0]["bits"] == runs[1]["bits"] > 0
     assert [run["drawn"] for run in runs] == [6 * [1]] * 2
     assert all(run["highest"] < 4 for run in runs)
-    assert all(run["resumed"] for run in runs)
+    assert all(run["resumed"] and run["with_average"] for run in runs)
+    assert all(run["error"] < 1e-6 for run in runs)
+    averaged = torch.load(tmp_path / "average" / "last.ckpt", weights_only=True)
+    assert averaged["state_dict"].keys() == make_model().state_dict().keys()
     weights = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     model = make_model()
     before = model.denoiser.backbone.out.bias.clone()
@@ -73,7 +78,7 @@ class Mesh:
         (
             Transformer,
             EMAWeightAveraging(),
-            "`callbacks` must not average weights that are sharded",
+            "`callbacks` must .* by `ShardedEMA`",
         ),
         (Plain, ModelCheckpoint(), "`backbone` must have `blocks` .*, got a Plain; call"),
     ],
@@ -87,6 +92,14 @@ def test_what_cannot_be_sharded(kind, callback, message):
     module._device_mesh = Mesh()
     with pytest.raises(ValueError, match=message):
         shard(module)
+
+
+def test_averages_and_sharded_checkpoints():
+    """Averages are not written in parts: they are refused before training begins."""
+    strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
+    trainer = Trainer(accelerator="cpu", devices=1, strategy=strategy, logger=False)
+    with pytest.raises(ValueError, match="`save_distributed_checkpoint` must be False"):
+        ShardedEMA().setup(trainer, make_model(), "fit")
 
 
 def test_weights_that_are_whole_stay_as_they_are():

@@ -28,6 +28,7 @@ from ddm.schedules import (
     choose,
 )
 from ddm.schedules.beside import save_beside, step_of
+from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_costs, plot_density, plot_schedules
 from ddm.schedules.setting import Setting
 
@@ -79,6 +80,19 @@ def save(
     return found
 
 
+def exponent(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the exponent that is asked for, else that of the schedules beside the checkpoint."""
+    if options.gamma is not None:
+        return {"gamma": options.gamma}
+    if options.model is not None or not (path := schedules_beside(options.checkpoint)).is_file():
+        return {}
+    try:
+        table = Optimized.load(path).table
+    except ValueError:  # damaged; it is written anew
+        return {}
+    return {} if table is None else {"gamma": table.gamma}
+
+
 def next_command(path: Path, options: argparse.Namespace) -> str:
     """Return a command that samples along the first of the schedules."""
     steps = f"--num-steps {options.num_steps[0]}"
@@ -95,9 +109,8 @@ def main(args: list[str]) -> Optimized:
     # All that can be wrong, before the first network call.
     module, data = load(options)
     size = options.batch_size
-    gamma = {} if options.gamma is None else {"gamma": options.gamma}
     select = BySamples() if options.by_samples else None
-    optimizer: ScheduleOptimizer = OptimalSteps(**gamma, batch_size=size, select=select)
+    optimizer: ScheduleOptimizer = OptimalSteps(**exponent(options), batch_size=size, select=select)
     if options.method == "order":
         shape = getattr(data, "shape", ())
         optimizer = OptimalOrders(counts=OptimalCounts(batch_size=size)).shaped(shape)
@@ -108,7 +121,7 @@ def main(args: list[str]) -> Optimized:
         )
     if options.order is not None:
         optimizer = OptimalCounts(batch_size=size)
-        if gamma or options.method != "optimal":
+        if options.gamma is not None or options.method != "optimal":
             raise ValueError(
                 "`order` has optimal numbers of tokens, for which there is no `gamma` and no other "
                 "`method`, got one of them; leave it out."

@@ -116,7 +116,7 @@ def optimize() -> Parser:
     add(
         "--gamma",
         type=real("gamma", 0.0, 10.0),
-        help="exponent of the contraction weights (default: the method's)",
+        help="exponent of the weights (default: as in the schedules beside it, else 0.5)",
     )
     add(
         "--by-samples",

@@ -91,7 +91,8 @@ class Absorbing(SparseKernel):
     ) -> tuple[Float[Tensor, "J B L"], Float[Tensor, "J B L"]]:
         """Return the share of the masks that is revealed times their cross-entropy and entropy."""
         masked = x_t == self.mask
-        log_p = torch.log_softmax(self.data_only(log_p[masked]), -1)
+        hidden = log_p.flatten(0, 1) if bool(masked.all()) else log_p[masked]
+        log_p = torch.log_softmax(self.data_only(hidden), -1)
         nats = torch.zeros(2, *x_t.shape, dtype=torch.float64, device=x_t.device)
         nats[0, masked] = -log_p.gather(-1, x_0[masked][:, None]).squeeze(-1).double()
         log_p.clamp_(min=-1e4)  # 0 log 0 = 0

@@ -135,6 +135,11 @@ class Uniform(SparseKernel):
         y = torch.randint(self.num_states, x.shape, generator=generator, device=x.device)
         return torch.where(u < -torch.expm1(-sigma), y, x)
 
+    def num_at_once(self, device: torch.device) -> int:
+        """Return fewer on a CPU: all logits exist, and what is made of few stays in its caches."""
+        size = super().num_at_once(device)
+        return max(1, size // 16) if device.type == "cpu" else size
+
     def sample_bridge(
         self,
         log_p: Rows,

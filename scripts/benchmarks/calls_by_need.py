@@ -38,14 +38,17 @@ WHERE = ["exact chain", "countdown", "digits_absorbing"]
 def optimal_counts(
     denoiser: Denoiser, sampler: Reveal, search: Tensor, judge: Tensor, seed: int
 ) -> Callable[[int], Tensor]:
-    """Return what gives the nats of sequences by N, the same counts for all of them."""
+    """Return what gives the nats of sequences by N, the same counts for all of them.
+
+    Calls beyond the grid change nothing.
+    """
     teacher = Teacher(search, None, denoiser, sampler, seed)
     grid = counts_grid(teacher.length, NUM_TIMES)
     _, paths = shortest_paths(teacher.table(grid), len(grid) - 1)
 
     @cache
     def nats(num: int) -> Tensor:
-        times = teacher.times(grid[paths[num]] / teacher.length)
+        times = teacher.times(grid[paths[min(num, len(grid) - 1)]] / teacher.length)
         noise = torch.Generator().manual_seed(seed)
         return sampler_nats(denoiser, sampler, judge, times, generator=noise)
 

@@ -213,7 +213,9 @@ def main(args: Sequence[str] | None = None) -> None:
 def _paired(own: np.ndarray, base: np.ndarray) -> list[float]:
     difference = own - base[: len(own)]
     error = difference.std(ddof=1) / len(own) ** 0.5
-    return [float(own.mean()), float(difference.mean()), float(error)]
+    # Where an order has fewer shares, its mean is that of random order plus the difference.
+    mean = float(base.mean() + difference.mean())
+    return [mean, float(difference.mean()), float(error)]
 
 
 def _means(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
