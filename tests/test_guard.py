@@ -135,6 +135,20 @@ def test_the_first_stays_unless_another_is_surely_better():
     assert str(decision) == "no gain"
 
 
+def test_the_first_schedule_needs_no_proof():
+    """Without a previous one the new one is kept, unless a fixed one is surely better."""
+    dear = SamplingSchedule((1.0, 0.02, 0.01, 0.005, 0.0))
+    for size, new, winner, proven in (
+        (0.05, BETTER, "new", "new"),
+        (2.0, BETTER, "new", "uniform"),
+        (0.05, dear, "cosine", "cosine"),
+    ):
+        known = table(held_out=noisy(8, size))
+        assert choose(known, new).winner == winner
+        fixed = {"uniform": UNIFORM, "cosine": SamplingSchedule.cosine(4)}
+        assert keep_best(known, {**fixed, "new": new}).winner == proven
+
+
 def test_more_challengers_have_to_be_surer():
     """With k challengers each must pass at a level of 1 - (1 - confidence) / k (Bonferroni)."""
     known = table(held_out=noisy(12, 1.0, seed=1))

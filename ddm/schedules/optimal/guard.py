@@ -55,19 +55,24 @@ class Decision:
 def choose(
     table: CostTable, new: SamplingSchedule, previous: SamplingSchedule | None = None
 ) -> Decision:
-    """Keep the previous schedule, else uniform steps, unless the new one or a fixed one is better.
+    """Keep the previous schedule unless another one is surely better; at first, the new one.
+
+    The new one stands in the place of the previous one if there is none and uniform steps are known
+    to cost anything: few sequences can seldom prove it, and they find uniform steps by themselves
+    where they see nothing but noise. Where nothing is known to be lost uniform steps stay.
 
     Args:
         table: Fresh costs, see `keep_best`.
         new: The schedule that was found with them.
         previous: The schedule in use, with the same number of steps.
     """
-    number = new.num_steps
-    candidates = {} if previous is None else {"previous": previous}
-    candidates["uniform"] = SamplingSchedule.uniform(number)
-    candidates["cosine"] = SamplingSchedule.cosine(number)
-    candidates["new"] = new
-    return keep_best(table, candidates)
+    uniform = SamplingSchedule.uniform(new.num_steps)
+    fixed = {"uniform": uniform, "cosine": SamplingSchedule.cosine(new.num_steps)}
+    if previous is not None:
+        return keep_best(table, {"previous": previous, **fixed, "new": new})
+    if _confidence(table.sequence_costs(uniform.times)) < MOVES:
+        return keep_best(table, {**fixed, "new": new})
+    return keep_best(table, {"new": new, **fixed})
 
 
 def keep_best(
