@@ -148,6 +148,19 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, lis
     }
 
 
+def by_number(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Return by kernel, group and N what weights lose to the default ones, mean of logs, worst."""
+    logs: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        cell = logs.setdefault(f"{row['kernel']}, {row['group']}, {row['key'].split('|')[-1]}", {})
+        for name in (f"r^{gamma:g}" for gamma in GAMMAS):
+            cell.setdefault(name, []).append(np.log(row["nats"][name] / row["nats"]["r^0.5"]))
+    return {
+        key: {name: [float(np.exp(f(x))) for f in (np.mean, np.max)] for name, x in names.items()}
+        for key, names in logs.items()
+    }
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parse(
@@ -163,8 +176,13 @@ def main(args: Sequence[str] | None = None) -> None:
         for group, names in groups.items():
             cells = "  ".join(f"{k}: {100 * m:.1f}/{100 * w:.1f}" for k, (m, w) in names.items())
             print(f"{kernel}, {group}, median/worst regret in %:  {cells}")
+    numbers = by_number(rows)
+    for key, names in numbers.items():
+        cells = "  ".join(f"{name}: {mean:.3f}/{worst:.2f}" for name, (mean, worst) in names.items())
+        print(f"{key} steps, nats over those of r^0.5, mean/worst:  {cells}")
     best = known | {row["key"]: row["best_times"] for row in rows}
-    finish("regret", {"median_worst": table, "best": best}, seed=0)
+    results = {"median_worst": table, "over_default": numbers, "best": best}
+    finish("regret", results, seed=0)
 
 
 if __name__ == "__main__":
