@@ -178,7 +178,7 @@ def main(args: Sequence[str] | None = None) -> None:
             print(f"{kernel}, {group}, median/worst regret in %:  {cells}")
     numbers = by_number(rows)
     for key, names in numbers.items():
-        cells = "  ".join(f"{name}: {mean:.3f}/{worst:.2f}" for name, (mean, worst) in names.items())
+        cells = "  ".join(f"{x}: {mean:.3f}/{worst:.2f}" for x, (mean, worst) in names.items())
         print(f"{key} steps, nats over those of r^0.5, mean/worst:  {cells}")
     best = known | {row["key"]: row["best_times"] for row in rows}
     results = {"median_worst": table, "over_default": numbers, "best": best}
