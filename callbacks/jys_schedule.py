@@ -36,7 +36,7 @@ class JYSScheduleCallback(Callback):
 
     Every update measures a cost table on sequences that training has just seen, with the averaged
     weights if a `WeightAveraging` callback has begun to keep some, and finds one schedule per
-    number of steps. The previous schedule, at first the new one, stays unless another one of
+    number of steps. The schedule in use stays unless another one of
     {uniform, cosine, new} is better on sequences that the search did not use, by more than chance
     (`choose`). An old schedule loses little until the network has doubled its age: so there are
     updates after 1/16, 1/8, 1/4, 1/2 and all of the training by default; override

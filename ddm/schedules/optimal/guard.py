@@ -55,11 +55,11 @@ class Decision:
 def choose(
     table: CostTable, new: SamplingSchedule, previous: SamplingSchedule | None = None
 ) -> Decision:
-    """Keep the previous schedule unless another one is surely better; at first, the new one.
+    """Keep the schedule in use, at first the new one or uniform steps, unless others are better.
 
-    The new one stands in the place of the previous one if there is none and uniform steps are known
-    to cost anything: few sequences can seldom prove it, and they find uniform steps by themselves
-    where they see nothing but noise. Where nothing is known to be lost uniform steps stay.
+    At first the cheaper one of both is in use, as it may be wrong, but is likelier right: few
+    sequences can seldom prove a gain, and what they find is uniform by itself where they see
+    nothing but noise. Where uniform steps are not known to cost anything they stay.
 
     Args:
         table: Fresh costs, see `keep_best`.
@@ -70,7 +70,8 @@ def choose(
     fixed = {"uniform": uniform, "cosine": SamplingSchedule.cosine(new.num_steps)}
     if previous is not None:
         return keep_best(table, {"previous": previous, **fixed, "new": new})
-    if _confidence(table.sequence_costs(uniform.times)) < MOVES:
+    usual, found = table.sequence_costs(uniform.times), table.sequence_costs(new.times)
+    if _confidence(usual) < MOVES or found.mean() > usual.mean():
         return keep_best(table, {**fixed, "new": new})
     return keep_best(table, {"new": new, **fixed})
 
