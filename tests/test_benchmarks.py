@@ -7,6 +7,7 @@ import zipfile
 from functools import partial
 
 import ablations
+import best_for_metric
 import core_speed
 import gpu_text
 import kernel_gain
@@ -98,6 +99,16 @@ def test_kernel_gain_runs():
     denoiser = problems.exact(Absorbing(12), LogLinear(), chain)
     cell = kernel_gain.measure(denoiser, chain, num_data=8, num_samples=4)
     assert all(0 < kernel_gain.gain(cell, n) < math.inf for n in kernel_gain.NUM_STEPS)
+
+
+def test_best_for_metric_runs(benchmarks):
+    """Lengths become times; what is sought is compared on seeds that the search did not use."""
+    assert best_for_metric.times_of([0.0, 0.0, 0.0]) == pytest.approx((1.0, 0.75, 0.5, 0.25, 0.0))
+    sizes = ("--num-steps=2", "--num-samples=48", "--seeds=1", "--new-seeds=2", "--most=3")
+    best_for_metric.main(sizes)
+    found = read_json(benchmarks / "best_for_metric.json")
+    assert found["times"][0] == 1
+    assert found["table"].keys() == {"uniform", "sought", "sought - uniform"}
 
 
 def test_losing_cells_run():
