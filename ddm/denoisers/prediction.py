@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.functional import largest_ratio, positive_log
+from ddm.kernels.sparse import at_once, cached
 from ddm.process import ForwardProcess
 
 P = TypeVar("P", bound="Prediction")
@@ -128,6 +129,21 @@ class Prediction(ABC):
         features, head = self._made
         features, x_t = features[rows, columns, None], self.x_t[rows, columns, None]
         return replace(self, features=features, x_t=x_t, t=self.t[rows], free=None, head=head)
+
+    def rows(self, index: Int[Tensor, "n 2"]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield single tokens, (k, 2), and log leave-one-out posteriors for drawing, (k, V).
+
+        The head makes logits in large pieces, the algebra is done in small ones.
+        """
+        size, device = self.process.kernel.num_states, index.device
+        large, small = max(1, at_once(device) // size), max(1, cached(device) // size)
+        for part in index.split(large):
+            piece = self.at(*part.T)
+            _ = piece.output
+            for first in range(0, len(part), small):
+                rows = torch.arange(first, min(first + small, len(part)), device=device)
+                known = piece.at(rows, torch.zeros_like(rows)).double()
+                yield part[rows], known.log_leave_one_out()[:, 0]
 
     @property
     def _made(self) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
