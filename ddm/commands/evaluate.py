@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from ddm.commands import parsers
 from ddm.commands.door import command
@@ -21,6 +20,7 @@ from ddm.evaluation import Cells, check_cells, measure, plot_metric, summarize, 
 from ddm.files import alone, read_json, write_json
 from ddm.module import DiscreteDiffusion
 from ddm.pictures import save_figure
+from ddm.progress import progress_bar
 from ddm.schedules import (
     JumpYourSteps,
     OptimalCounts,
@@ -240,7 +240,8 @@ def main(args: list[str]) -> Cells:
     for n in options.num_steps if found else ():
         figure = plot_schedules({name: schedules[n] for name, schedules in found.items()})
         save_figure(figure, out / f"schedules_{n}_steps.png")
-    for name, n, seed in (bar := tqdm([cell for cell in missing if cell[0] in found], "cells")):
+    todo = [cell for cell in missing if cell[0] in found]
+    for name, n, seed in (bar := progress_bar(todo, "cells")):
         bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
         values = measure(
             module, data, found[name][n], options.num_samples, seed, options.batch_size
