@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
 from ddm.commands.subject import check_steps, examples, folder_of, load, name_of
 from ddm.datamodules import SequenceDataModule, Text
-from ddm.evaluation import Cells, measure, plot_metric, summarize, write_rows
+from ddm.evaluation import Cells, check_cells, measure, plot_metric, summarize, write_rows
 from ddm.files import alone, read_json, write_json
 from ddm.module import DiscreteDiffusion
 from ddm.pictures import save_figure
+from ddm.progress import progress_bar
 from ddm.schedules import (
     JumpYourSteps,
     OptimalCounts,
@@ -32,6 +32,7 @@ from ddm.schedules import (
 from ddm.schedules.beside import schedules_of
 from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_schedules
+from ddm.schedules.setting import check_made_for
 
 SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine}
 Schedules = dict[int, SamplingSchedule]
@@ -76,6 +77,8 @@ def schedules_of_training(
         for n, schedule in schedules.items()
         if schedule is not None and ("order" in schedule.info) == (name == "order")
     }
+    for schedule in complete.values():
+        check_made_for(schedule, module.process, module.sampler)
     return complete if len(complete) == len(schedules) else None
 
 
@@ -142,7 +145,7 @@ def finished(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return what an evaluation with the same setting has left at `path`, or its beginning.
 
     Raises:
-        ValueError: There are results of another setting.
+        ValueError: There are results of another setting, or something else.
     """
     setting = {
         "num_samples": options.num_samples,
@@ -167,6 +170,7 @@ def finished(path: Path, options: argparse.Namespace) -> dict[str, Any]:
             f"`out` must be a folder without results of another evaluation, but '{path}' was made "
             f"with {content.get('setting')}, not {setting}; name another folder."
         )
+    check_cells(content, path)
     return content
 
 
@@ -236,7 +240,8 @@ def main(args: list[str]) -> Cells:
     for n in options.num_steps if found else ():
         figure = plot_schedules({name: schedules[n] for name, schedules in found.items()})
         save_figure(figure, out / f"schedules_{n}_steps.png")
-    for name, n, seed in (bar := tqdm([cell for cell in missing if cell[0] in found], "cells")):
+    todo = [cell for cell in missing if cell[0] in found]
+    for name, n, seed in (bar := progress_bar(todo, "cells")):
         bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
         values = measure(
             module, data, found[name][n], options.num_samples, seed, options.batch_size

@@ -88,7 +88,8 @@ def exponent(options: argparse.Namespace) -> dict[str, Any]:
         return {}
     try:
         table = Optimized.load(path).table
-    except ValueError:  # damaged; it is written anew
+    except ValueError as error:
+        print(f"{path} is written anew: {error}")
         return {}
     return {} if table is None else {"gamma": table.gamma}
 

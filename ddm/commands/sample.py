@@ -25,7 +25,7 @@ from ddm.pictures import save_figure, trajectory_figure
 from ddm.samplers import Trajectory
 from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.beside import schedules_of
-from ddm.schedules.setting import Setting, sampler_of
+from ddm.schedules.setting import check_made_for
 
 SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine}
 
@@ -142,8 +142,7 @@ def main(args: list[str]) -> list[Path]:
     schedule = load_schedule(options.checkpoint, options.num_steps, options.schedule)
     check_model_of(schedule, options)
     module, data = load(options)
-    setting = Setting.of(module.process, sampler_of(schedule, module.sampler))
-    setting.check(schedule.info, "the schedule was found for", "optimize it again")
+    check_made_for(schedule, module.process, module.sampler)
     check_steps(module, data, [schedule.num_steps])
     around = tuple(options.infill) if options.infill else None
     if options.prompt is not None:

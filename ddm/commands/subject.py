@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ddm import adapters, orders
 from ddm.adapters import Adapter
@@ -24,6 +23,7 @@ from ddm.denoisers import Denoiser
 from ddm.functional import seeded
 from ddm.module import DiscreteDiffusion
 from ddm.orders.order import mask_of
+from ddm.progress import progress_bar
 from ddm.samplers import Analytic, FirstHitting, Reveal, Sampler
 from ddm.schedule import SamplingSchedule, times_of
 
@@ -110,7 +110,7 @@ def examples(
     sampler: Sampler = FirstHitting() if module.process.kernel.absorbing else Analytic()
     schedule = SamplingSchedule.uniform(CAREFUL_STEPS)
     parts = own.nonzero().squeeze(-1).split(batch_size)
-    for rows in tqdm(parts, desc="own samples"):
+    for rows in progress_bar(parts, desc="own samples"):
         generator = seeded(module.device, int(rows[0]))
         x, mask = tokens[rows].to(module.device), free[rows].to(module.device)
         x = module.process.sample_prior(x, mask, generator)

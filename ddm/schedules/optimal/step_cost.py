@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ddm.denoisers import Denoiser, Prediction, check_output, chunks
 from ddm.functional import gather_made
 from ddm.kernels.sparse import CHUNK, at_once
+from ddm.progress import progress_bar
 from ddm.samplers.sampler import check_some_free
 from ddm.schedules.optimal.retention import blind_errors
 
@@ -99,7 +100,7 @@ def measure_step_costs(
     size = batch_size or len(x_0)
     masks = [None] * -(-len(x_0) // size) if free is None else free.split(size)
     batches = list(zip(x_0.split(size), masks, strict=True))
-    bar: tqdm[Any] = tqdm(
+    bar = progress_bar(
         total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
     )
 
