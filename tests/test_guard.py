@@ -13,8 +13,9 @@ from ddm import ForwardProcess, OptimalSteps, SamplingSchedule, Uniform
 from ddm.denoisers import ExactDenoiser
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic
-from ddm.schedules import choose, keep_best
-from ddm.schedules.optimal.guard import CONFIDENCE, gain_over
+from ddm.schedules import Evidence, choose, keep_best
+from ddm.schedules.optimal.distances import CONFIDENCE
+from ddm.schedules.optimal.guard import gain_over
 
 
 def sequence_costs(known, schedule):
@@ -151,6 +152,21 @@ def test_the_first_schedule_needs_no_proof():
         known = table(held_out=noisy(8, size, seed))
         assert choose(known, new).winner == winner
         assert keep_best(known, {**fixed, "new": new}).winner == proven
+
+
+def test_samples_decide_where_they_were_asked():
+    """Whatever costs say: what is found is kept, or uniform steps where these are closer to data.
+
+    The schedule in use was found for an older network and is not asked.
+    """
+    known = table(held_out=noisy(8, 0.05))
+    dear = SamplingSchedule((1.0, 0.02, 0.01, 0.005, 0.0))
+    for far, new, winner in ((0.9, BETTER, "uniform"), (1.1, dear, "new"), (1.0, dear, "new")):
+        said = Evidence("b", {"a": 1.3, "b": 1.0, "uniform": far}, {}, 0.5, 8, 0)
+        decision = choose(known, new, BETTER, said)
+        assert decision.winner == winner
+        assert decision.schedule.times == (new if winner == "new" else UNIFORM).times
+        assert decision.costs["new"] == pytest.approx(sequence_costs(known, new).mean())
 
 
 def test_more_challengers_have_to_be_surer():

@@ -11,9 +11,9 @@ from jaxtyping import Float
 
 from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
+from ddm.schedules.optimal.distances import CONFIDENCE, t_test
+from ddm.schedules.optimal.evidence import Evidence
 
-CONFIDENCE = 0.95
-"""How sure a gain must be to be claimed."""
 MOVES = 0.84
 """How sure the guard must be to leave the schedule in use: by the paired error, one deviation.
 
@@ -53,7 +53,10 @@ class Decision:
 
 
 def choose(
-    table: CostTable, new: SamplingSchedule, previous: SamplingSchedule | None = None
+    table: CostTable,
+    new: SamplingSchedule,
+    previous: SamplingSchedule | None = None,
+    evidence: Evidence | None = None,
 ) -> Decision:
     """Keep the schedule in use, at first the new one or uniform steps, unless others are better.
 
@@ -61,13 +64,22 @@ def choose(
     sequences can seldom prove a gain, and what they find is uniform by itself where they see
     nothing but noise. Where uniform steps are not known to cost anything they stay.
 
+    Where samples have compared schedules they decide, as costs may be small by their weights alone:
+    the new schedule is kept, or uniform steps if their samples are closer to data.
+
     Args:
         table: Fresh costs, see `keep_best`.
         new: The schedule that was found with them.
         previous: The schedule in use, with the same number of steps.
+        evidence: What samples say, see `BySamples`.
     """
     uniform = SamplingSchedule.uniform(new.num_steps)
     fixed = {"uniform": uniform, "cosine": SamplingSchedule.cosine(new.num_steps)}
+    if evidence is not None:
+        far = evidence.distances
+        winner = "uniform" if far["uniform"] < far[evidence.winner] else "new"
+        candidates = {**fixed, "new": new}
+        return _decided(table, candidates, _costs(table, candidates), winner)
     if previous is not None:
         return keep_best(table, {"previous": previous, **fixed, "new": new})
     usual, found = table.sequence_costs(uniform.times), table.sequence_costs(new.times)
@@ -103,7 +115,7 @@ def keep_best(
         raise ValueError("`candidates` must hold at least one schedule, got none.")
     if not 0.5 <= confidence < 1:
         raise ValueError(f"`confidence` must be in [0.5, 1), got {confidence}; 0.84 is usual.")
-    costs = {name: table.sequence_costs(schedule.times) for name, schedule in candidates.items()}
+    costs = _costs(table, candidates)
     first, *challengers = candidates
     winner, level = first, 1 - (1 - confidence) / max(len(challengers), 1)
     if _confidence(costs[first]) < confidence:
@@ -112,12 +124,7 @@ def keep_best(
         sure = _confidence(costs[first] - costs[name]) >= level
         if sure and costs[name].mean() < costs[winner].mean():
             winner = name
-    chosen = candidates[winner]
-    uniform = table.sequence_costs(SamplingSchedule.uniform(chosen.num_steps).times)
-    facts = gain_over(uniform, costs[winner])
-    chosen = replace(chosen, info=chosen.info | facts)
-    means = {name: float(cost.mean()) for name, cost in costs.items()}
-    return Decision(winner, chosen, means, **facts)
+    return _decided(table, candidates, costs, winner)
 
 
 def gain_over(uniform: Float[np.ndarray, " B"], cost: Float[np.ndarray, " B"]) -> dict[str, float]:
@@ -130,14 +137,32 @@ def gain_over(uniform: Float[np.ndarray, " B"], cost: Float[np.ndarray, " B"]) -
     return {"gain": gain, "gain_error": error, "confidence": known}
 
 
-def _confidence(saved: Float[np.ndarray, " B"]) -> float:
-    """Return how sure it is that the mean is above 0: one minus the p-value of the t-test."""
-    from scipy.special import stdtr  # here, as `import ddm` must not wait for it
+def _costs(
+    table: CostTable, candidates: Mapping[str, SamplingSchedule]
+) -> dict[str, Float[np.ndarray, " B"]]:
+    return {name: table.sequence_costs(schedule.times) for name, schedule in candidates.items()}
 
-    mean, error = saved.mean(), _error(saved)
-    if error < NEGLIGIBLE:  # costs that are known exactly
-        return 0.5 if abs(mean) < NEGLIGIBLE else float(mean > 0)
-    return float(stdtr(len(saved) - 1, mean / error))
+
+def _decided(
+    table: CostTable,
+    candidates: Mapping[str, SamplingSchedule],
+    costs: Mapping[str, Float[np.ndarray, " B"]],
+    winner: str,
+) -> Decision:
+    chosen = candidates[winner]
+    uniform = table.sequence_costs(SamplingSchedule.uniform(chosen.num_steps).times)
+    facts = gain_over(uniform, costs[winner])
+    chosen = replace(chosen, info=chosen.info | facts)
+    means = {name: float(cost.mean()) for name, cost in costs.items()}
+    return Decision(winner, chosen, means, **facts)
+
+
+def _confidence(saved: Float[np.ndarray, " B"]) -> float:
+    """Return how sure it is that the mean is above 0; costs may be known exactly."""
+    mean, error = float(saved.mean()), _error(saved)
+    if error < NEGLIGIBLE:
+        mean, error = (0.0 if abs(mean) < NEGLIGIBLE else mean), 0.0
+    return t_test(mean, error, len(saved))
 
 
 def _error(values: Float[np.ndarray, " B"]) -> float:
