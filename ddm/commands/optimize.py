@@ -18,6 +18,7 @@ from ddm.pictures import save_figure
 from ddm.schedules import (
     BySamples,
     CostTable,
+    Evidence,
     JumpYourSteps,
     OptimalCounts,
     OptimalOrders,
@@ -38,6 +39,7 @@ def keep(
     methods: dict[str, dict[int, SamplingSchedule]],
     method: str,
     num_steps: list[int],
+    evidence: Evidence | None = None,
 ) -> dict[int, SamplingSchedule]:
     """Print what the schedules cost on held-out sequences; return the best for every N."""
     kept = {}
@@ -45,7 +47,7 @@ def keep(
     names = ("uniform", "cosine", *methods)
     print(f"{'N':>4s}", *(f"{name:>10s}" for name in names), "   kept       over uniform")
     for n in num_steps:
-        decision = choose(table, methods[method][n])
+        decision = choose(table, methods[method][n], evidence=evidence)
         kept[n] = decision.schedule
         costs = [decision.costs["uniform"], decision.costs["cosine"]]
         costs += [table.sequence_costs(each[n].times).mean() for each in methods.values()]
@@ -115,10 +117,10 @@ def main(args: list[str]) -> Optimized:
     if options.method == "order":
         shape = getattr(data, "shape", ())
         optimizer = OptimalOrders(counts=OptimalCounts(batch_size=size)).shaped(shape)
-    if select and (options.method == "order" or options.order is not None):
+    if select and (options.method != "optimal" or options.order is not None):
         raise ValueError(
-            "`by_samples` must be left out where an order is asked for, got both; it chooses "
-            "`gamma`, and with masks there is none."
+            "`by_samples` must be left out where an order or another method is asked for, got "
+            "both; it chooses `gamma`, which they do not have."
         )
     if options.order is not None:
         optimizer = OptimalCounts(batch_size=size)
@@ -146,12 +148,12 @@ def main(args: list[str]) -> Optimized:
     else:
         if select is not None:
             said = found.evidence or "all exponents have the same schedules, or sequences are few"
-            print("\nexponent of the weights, by samples:", said)
+            print("\nchosen by samples:", said)
         methods = {"optimal": found.schedules}
         if options.method == "jys":
             result = JumpYourSteps(batch_size=size)(*setting, **settings)
             methods["jys"], num_calls = result.schedules, num_calls + result.num_calls
-        kept = keep(table, methods, options.method, options.num_steps)
+        kept = keep(table, methods, options.method, options.num_steps, found.evidence)
         figures["costs"] = plot_costs(table, sorted({2, *options.num_steps}))
         figures["density"] = plot_density(table)
     figures["times"] = plot_schedules({f"N = {n}": schedule for n, schedule in kept.items()})

@@ -24,13 +24,14 @@ from ddm.kernels.sparse import CHUNK
 from ddm.samplers import Sampler
 from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.distances import (
+    CONFIDENCE,
     Distance,
     energy_distance,
     log_distance,
     mean_distance,
     paired_error,
+    t_test,
 )
-from ddm.schedules.optimal.guard import CONFIDENCE
 
 LEVELS = (0.125, 0.375, 0.625, 0.875)
 """Times that samples are noised to: high ones see the coarse, low ones the fine."""
@@ -194,15 +195,10 @@ def decide(found: Mapping[str, Distance], num_samples: int, num_calls: int) -> E
         num_samples: Samples of every candidate and number of steps.
         num_calls: Network calls made.
     """
-    from scipy.special import stdtr  # here, as `import ddm` must not wait for it
-
     first, *others = found
     errors = {name: paired_error(found[name], found[first]) for name in found}
     nearer = {name: found[first].value - found[name].value for name in found}
-    sure = {first: 0.5}
-    for name in others:  # the same samples tell nothing
-        known = errors[name] > 0
-        sure[name] = float(stdtr(num_samples - 1, nearer[name] / errors[name])) if known else 0.5
+    sure = {name: t_test(nearer[name], errors[name], num_samples) for name in found}
     level = 1 - (1 - CONFIDENCE) / max(len(others), 1)
     winner = max([first, *(x for x in others if sure[x] >= level)], key=lambda x: nearer[x])
     distances = {name: math.exp(-log) for name, log in nearer.items()}

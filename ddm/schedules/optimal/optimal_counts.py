@@ -37,7 +37,7 @@ class OptimalCounts(ScheduleOptimizer):
 
     A quarter of the sequences makes no choice: on these, by paired differences of the likelihood,
     the best of the schedules found, uniform and cosine steps is kept; uniform steps if none is
-    surely better. A schedule says which sampler, and so which order, it belongs to.
+    surely better (`keep_best`). A schedule says which sampler, and so which order, it belongs to.
 
     Calls, each on a part of the sequences: one for every grid point of the table, and for every N
     the guard's `3 N`; where the likelihood is searched `(num_tries + 1) N` more.
