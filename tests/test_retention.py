@@ -15,8 +15,10 @@ from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic
 from ddm.schedules import OptimalSteps, measure_step_costs
+from ddm.schedules.optimal import retention as module
 from ddm.schedules.optimal.retention import (
     LARGEST_WEIGHT,
+    blind_errors,
     blind_ratio,
     retention,
     sign_test,
@@ -169,6 +171,21 @@ def test_measured(kernel):
         error = costs.errors.std(0) / len(x_0) ** 0.5
         expected = exact_errors(process, joint)
         assert ((costs.errors.mean(0) - expected).abs() <= 6 * error + 1e-12).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_large_vocabularies_look_at_every_so_many_th_token(masked, monkeypatch):
+    """All starts together look at every free token once, and find what one look at all finds."""
+    process = ForwardProcess(Uniform(3), LogLinear())
+    joint, x_t = exact.random_joint(3, 3), exact.sequences(3, 3)[:7]
+    free = torch.rand(x_t.shape, generator=exact.seeded()) < 0.6 if masked else None
+    both = [ExactDenoiser(process, joint)(x_t, times_like(t, x_t), free) for t in (0.6, 0.4)]
+    s = torch.tensor(0.4, dtype=torch.float64)
+    whole = blind_errors(*both, s, first=5)
+    monkeypatch.setattr(module, "LARGE", 1)  # every third token
+    parts = [blind_errors(*both, s, first) for first in (3, 4, 5)]
+    torch.testing.assert_close(sum(parts), whole)
+    assert all((part[:, 0] < whole[:, 0]).any() for part in parts)
 
 
 def test_where_nothing_is_known_nothing_is_forgotten():

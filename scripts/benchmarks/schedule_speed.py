@@ -1,26 +1,31 @@
 """What does a schedule cost to find? Network calls, algebra against network, shortest path.
 
 The network is a 4 x 256 Transformer at L = 256; its time and the time of everything else are
-measured in the same run. Prints a table and writes docs/results/schedule_speed.json.
+measured in the same run. Large vocabularies look at some tokens only for what repairs errors; how
+much that moves the weights is asked of the shipped text model, whose vocabulary is small. Prints
+a table and writes docs/results/schedule_speed.json.
 """
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from unittest.mock import patch
 
 from ddm import Absorbing, ForwardProcess, Gaussian, Kernel, OptimalSteps, Uniform
 from ddm.backbones import Transformer
+from ddm.checkpoint import load_data, load_model
 from ddm.denoisers import MeanDenoiser
 from ddm.noise import LogLinear
 from ddm.samplers import Analytic, CallCounter
 from ddm.schedules import JumpYourSteps, measure_step_costs, shortest_paths
+from ddm.schedules.optimal import retention
 
 import numpy as np
 import torch
-from _report import Timed, finish, parse
+from _report import ROOT, Timed, finish, parse
 from torch import Tensor, nn
 
 
@@ -91,6 +96,32 @@ def large(kernel: Kernel, batch: int, length: int) -> dict[str, float]:
     return {"peak_gib": peak, "logits_gib": logits, "seconds": time.perf_counter() - begin}
 
 
+def sampled_retention(strides: Sequence[int] = (13, 31)) -> dict[str, float]:
+    """Return by how much weights r^.5 change where one of so many tokens is looked at.
+
+    The strides are those of V = 50,304 and 126,464; 64 sequences of `pydoc_uniform`.
+    """
+    checkpoint = ROOT / "checkpoints" / "pydoc_uniform.ckpt"
+    denoiser, data = load_model(checkpoint).denoiser, load_data(checkpoint)
+    assert data is not None
+    data.prepare_data()
+    data.setup("fit")
+    batch: Mapping[str, Tensor] = next(iter(data.train_dataloader()))
+    times = torch.linspace(0, 1, 37, dtype=torch.float64)
+
+    def found(stride: int) -> Tensor:
+        with patch.object(retention, "LARGE", -(-denoiser.process.kernel.num_states // stride)):
+            generator = torch.Generator().manual_seed(0)
+            costs = measure_step_costs(denoiser, batch["tokens"][:64], times, generator=generator)
+        return retention.retention(costs.errors)
+
+    whole = found(1)
+    return {
+        f"one_of_{stride}": float((found(stride) / whole).sqrt().sub(1).abs().max())
+        for stride in strides
+    }
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Measure and report."""
     options = parse(__doc__, args, num_times=(72, "times of the table's grid"))
@@ -104,6 +135,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "Gaussian table, V = 256, 8 images of 3,072 tokens": large(Gaussian(256), 8, 3072),
         "uniform table, V = 50,257, 2 sequences of 256": large(Uniform(50_257), 2, 256),
         "absorbing table, V = 50,257, 8 sequences of 1,024": large(Absorbing(50_257), 8, 1024),
+        "largest change of a weight, one token of so many": sampled_retention(),
     }
     for name, values in results.items():
         print(f"{name:52s}", *(f"{key} {value:.3g}" for key, value in values.items()), sep="  ")

@@ -17,7 +17,7 @@ from ddm.denoisers import Denoiser, Prediction, check_output, chunks
 from ddm.functional import gather_made
 from ddm.kernels.sparse import CHUNK
 from ddm.samplers.sampler import check_some_free
-from ddm.schedules.optimal.retention import blind_ratio, sign_test, still_seen
+from ddm.schedules.optimal.retention import blind_errors
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StepCosts:
         nats: `nats[b, i, j]` for j < i, nats per sequence, else 0; (B, M + 1, M + 1).
         expected: The same, in the mean over x_0 drawn from the prediction.
         errors: How wrong blind tokens are before the step i + 1 -> i and after it, see
-            `blind_ratio` and `still_seen`, (B, M, 2).
+            `blind_errors`, (B, M, 2).
         num_calls: Network calls made, M per batch of sequences.
     """
 
@@ -130,22 +130,16 @@ def _rows(
     kernel = denoiser.process.kernel
     # A revealed token stays; and blind tokens drawn from a prior of masks would tell nothing.
     repairs = kernel.mask is None
-    # What is made of so many probabilities stays in the caches of a CPU: three times as fast.
-    cached = CHUNK // 16 if x_0.device.type == "cpu" else CHUNK
     below: Prediction | None = None
     for i in range(1, len(times)):
         row = torch.zeros(2, len(x_0), len(times), dtype=torch.float64, device=x_0.device)
-        errors = row[0, :, :2].clone()
+        errors = row.new_zeros(len(x_0), 2)
         prediction = denoiser(path[i - 1], times[i], free)
         row[..., :i] = row_costs(prediction, x_0, times[:i])
         if repairs:
             judge = prediction if below is None else below  # near t = 0 it has its own context only
             below = prediction
-            for _, (piece, piece_below) in chunks([prediction, judge], cached):
-                ratio, before = blind_ratio(piece.double(), times[i - 1])
-                test = sign_test(piece_below.double(), times[i - 1])
-                after = still_seen(test, ratio)
-                errors += torch.stack([piece.sum_free(before), piece.sum_free(after)], -1)
+            errors = blind_errors(prediction, judge, times[i - 1], first=i)
         bar.update()
         yield row, errors
 
