@@ -27,6 +27,7 @@ from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.beside import schedules_of
 from ddm.schedules.setting import Setting, sampler_of
 
+DEFAULT_SAMPLES = 16
 SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine}
 
 
@@ -148,6 +149,8 @@ def main(args: list[str]) -> list[Path]:
     around = tuple(options.infill) if options.infill else None
     if options.prompt is not None:
         around = options.prompt, ""
+    if options.num_samples is None:
+        options.num_samples = len(data.known) if options.prompts and data else DEFAULT_SAMPLES
     # The prompts of a model of others are its data.
     around = None if options.model is not None else around
     given = prompts(around, options.num_samples, module, data)
