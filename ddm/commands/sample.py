@@ -15,6 +15,7 @@ from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
 from ddm.commands.parsers import DEFAULT_STEPS
+from ddm.commands.prompt_data import Prompts
 from ddm.commands.prompts import prompts
 from ddm.commands.subject import check_model_of, check_steps, load
 from ddm.datamodules import SequenceDataModule
@@ -27,6 +28,7 @@ from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.beside import schedules_of
 from ddm.schedules.setting import check_made_for
 
+DEFAULT_SAMPLES = 16
 SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine}
 
 
@@ -147,6 +149,10 @@ def main(args: list[str]) -> list[Path]:
     around = tuple(options.infill) if options.infill else None
     if options.prompt is not None:
         around = options.prompt, ""
+    if options.num_samples is None:
+        options.num_samples = DEFAULT_SAMPLES
+        if isinstance(data, Prompts) and options.prompts is not None:
+            options.num_samples = len(data.test_tokens)
     # The prompts of a model of others are its data.
     around = None if options.model is not None else around
     given = prompts(around, options.num_samples, module, data)

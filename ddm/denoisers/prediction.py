@@ -130,20 +130,23 @@ class Prediction(ABC):
         features, x_t = features[rows, columns, None], self.x_t[rows, columns, None]
         return replace(self, features=features, x_t=x_t, t=self.t[rows], free=None, head=head)
 
-    def rows(self, index: Int[Tensor, "n 2"]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield single tokens, (k, 2), and log leave-one-out posteriors for drawing, (k, V).
+    def tokens(
+        self: P, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]
+    ) -> Iterator[tuple[Tensor, Tensor, P]]:
+        """Yield n single tokens, piece by piece: their rows, their columns, the prediction there.
 
-        The head makes logits in large pieces, the algebra is done in small ones.
+        A head makes logits in large pieces, and what a CPU makes of these stays in its caches.
         """
-        size, device = self.process.kernel.num_states, index.device
-        large, small = max(1, at_once(device) // size), max(1, cached(device) // size)
-        for part in index.split(large):
-            piece = self.at(*part.T)
-            _ = piece.output
-            for first in range(0, len(part), small):
-                rows = torch.arange(first, min(first + small, len(part)), device=device)
-                known = piece.at(rows, torch.zeros_like(rows)).double()
-                yield part[rows], known.log_leave_one_out()[:, 0]
+        size, device = self.process.kernel.num_states, rows.device
+        most = at_once(device) * (4 if device.type == "cpu" else 1)
+        many, few = max(1, most // size), max(1, cached(device) // size)
+        for row, column in zip(rows.split(many), columns.split(many), strict=True):
+            large = self.at(row, column)
+            for first in range(0, len(row), few):
+                part = slice(first, first + few)
+                logits, x_t, t = large.output[part], large.x_t[part], large.t[part]
+                piece = replace(large, features=logits, x_t=x_t, t=t, head=None)
+                yield row[part], column[part], piece
 
     @property
     def _made(self) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
