@@ -91,7 +91,7 @@ def decisions(update: Mapping[str, Any]) -> str:
             number = "" if k else f"{row['num_steps']} steps"
             times.append(f"    {number:10s}{' '.join(numbers[k : k + 12])}")
     if "evidence" in update:
-        lines += ["", f"Exponent of the weights, by samples: {update['evidence']}."]
+        lines += ["", f"Chosen by samples: {update['evidence']}."]
     return "\n".join([*lines, *times])
 
 

@@ -17,6 +17,7 @@ from ddm.samplers import Sampler
 from ddm.schedules import (
     CostTable,
     Decision,
+    Evidence,
     OptimalSteps,
     Optimized,
     SamplingSchedule,
@@ -76,8 +77,12 @@ class Updater:
         if table is None:
             table = self.judge.table(denoiser, sampler, x_0, **settings)
             num_calls += table.num_calls
-        decide = _as_found if self.optimizer.judged else self._decide
-        decisions = {n: decide(table, new, previous.get(n)) for n, new in found.schedules.items()}
+        decisions = {
+            n: _as_found(new)
+            if self.optimizer.judged
+            else self._decide(table, new, previous.get(n), found.evidence)
+            for n, new in found.schedules.items()
+        }
         kept = {n: decision.schedule for n, decision in decisions.items()}
         rows = [{"num_steps": n, **_facts(decision)} for n, decision in decisions.items()]
         size = getattr(self.optimizer, "batch_size", None) or len(x_0)
@@ -85,17 +90,21 @@ class Updater:
         return Optimized(kept, num_calls, table, found.evidence), rows, (len(x_0), price)
 
     def _decide(
-        self, table: CostTable, new: SamplingSchedule, old: SamplingSchedule | None
+        self,
+        table: CostTable,
+        new: SamplingSchedule,
+        old: SamplingSchedule | None,
+        evidence: Evidence | None,
     ) -> Decision:
         """Choose between the previous schedule, the new one and those that need no search."""
         if old is not None and self.smoothing:
             pairs = zip(old.times, new.times, strict=True)
             mixed = tuple(self.smoothing * a + (1 - self.smoothing) * b for a, b in pairs)
             new = SamplingSchedule(mixed, new.source, new.info)
-        return choose(table, new, old)
+        return choose(table, new, old, evidence)
 
 
-def _as_found(table: CostTable, new: SamplingSchedule, old: SamplingSchedule | None) -> Decision:
+def _as_found(new: SamplingSchedule) -> Decision:
     """Keep what its optimizer has judged."""
     facts = {name: new.info[name] for name in ("gain", "gain_error", "confidence")}
     return Decision(new.info["winner"], new, new.info["costs"], **facts)

@@ -201,7 +201,7 @@ def test_calls(given):
     assert table < denoiser.rows <= 2 * table
     assert evidence.num_calls == -(-(denoiser.rows - table) // 48)
     assert found.num_calls == found.table.num_calls + evidence.num_calls <= 2 * 16 * 3
-    assert len(evidence.distances) == 5
+    assert len(evidence.distances) == 6
     assert evidence.winner == f"gamma {found.table.gamma:g}"
     assert found.schedules[8].info["gamma"] == found.table.gamma
     assert Optimized.from_dict(found.to_dict()).evidence == evidence

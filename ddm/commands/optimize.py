@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,11 +14,20 @@ import torch
 from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
-from ddm.commands.subject import check_steps, examples, folder_of, load, name_of
+from ddm.commands.subject import (
+    check_steps,
+    examples,
+    folder_of,
+    load,
+    name_of,
+    order_named,
+)
+from ddm.orders import settings_of
 from ddm.pictures import save_figure
 from ddm.schedules import (
     BySamples,
     CostTable,
+    Evidence,
     JumpYourSteps,
     OptimalCounts,
     OptimalOrders,
@@ -38,6 +48,7 @@ def keep(
     methods: dict[str, dict[int, SamplingSchedule]],
     method: str,
     num_steps: list[int],
+    evidence: Evidence | None = None,
 ) -> dict[int, SamplingSchedule]:
     """Print what the schedules cost on held-out sequences; return the best for every N."""
     kept = {}
@@ -45,7 +56,7 @@ def keep(
     names = ("uniform", "cosine", *methods)
     print(f"{'N':>4s}", *(f"{name:>10s}" for name in names), "   kept       over uniform")
     for n in num_steps:
-        decision = choose(table, methods[method][n])
+        decision = choose(table, methods[method][n], evidence=evidence)
         kept[n] = decision.schedule
         costs = [decision.costs["uniform"], decision.costs["cosine"]]
         costs += [table.sequence_costs(each[n].times).mean() for each in methods.values()]
@@ -73,7 +84,9 @@ def save(
     if options.model is None:
         save_beside(found, path.parent / options.checkpoint.name, step_of(options.checkpoint))
         return found
-    facts = {"model": name_of(options), "data": origin, **asdict(setting)}
+    facts: dict[str, Any] = {"model": name_of(options), "data": origin, **asdict(setting)}
+    if (order := order_named(options)) is not None:
+        facts["order"] = settings_of(order)
     schedules = {n: replace(s, info=facts | s.info) for n, s in found.schedules.items()}
     found = replace(found, schedules=schedules)
     found.save(path)
@@ -88,7 +101,8 @@ def exponent(options: argparse.Namespace) -> dict[str, Any]:
         return {}
     try:
         table = Optimized.load(path).table
-    except ValueError:  # damaged; it is written anew
+    except ValueError as error:
+        print(f"{path} is written anew: {error}")
         return {}
     return {} if table is None else {"gamma": table.gamma}
 
@@ -98,8 +112,13 @@ def next_command(path: Path, options: argparse.Namespace) -> str:
     steps = f"--num-steps {options.num_steps[0]}"
     if options.model is None:
         return f"ddm sample {options.checkpoint} {steps}"
-    order = "" if options.order is None else f" --order {options.order}"
-    return f"ddm sample --model {options.model}{order} --schedule {path} {steps} --prompt ..."
+    names = ("model", "adapter", "tokenizer", "prompts", "num_tokens")
+    words = ["ddm", "sample"]
+    for name in names:
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--trust-remote-code"] * options.trust_remote_code
+    return f"{shlex.join([*words, '--schedule', str(path)])} {steps}"
 
 
 @command
@@ -114,10 +133,10 @@ def main(args: list[str]) -> Optimized:
     if options.method == "order":
         shape = getattr(data, "shape", ())
         optimizer = OptimalOrders(counts=OptimalCounts(batch_size=size)).shaped(shape)
-    if select and (options.method == "order" or options.order is not None):
+    if select and (options.method != "optimal" or options.order is not None):
         raise ValueError(
-            "`by_samples` must be left out where an order is asked for, got both; it chooses "
-            "`gamma`, and with masks there is none."
+            "`by_samples` must be left out where an order or another method is asked for, got "
+            "both; it chooses `gamma`, which they do not have."
         )
     if options.order is not None:
         optimizer = OptimalCounts(batch_size=size)
@@ -145,12 +164,12 @@ def main(args: list[str]) -> Optimized:
     else:
         if select is not None:
             said = found.evidence or "all exponents have the same schedules, or sequences are few"
-            print("\nexponent of the weights, by samples:", said)
+            print("\nchosen by samples:", said)
         methods = {"optimal": found.schedules}
         if options.method == "jys":
             result = JumpYourSteps(batch_size=size)(*setting, **settings)
             methods["jys"], num_calls = result.schedules, num_calls + result.num_calls
-        kept = keep(table, methods, options.method, options.num_steps)
+        kept = keep(table, methods, options.method, options.num_steps, found.evidence)
         figures["costs"] = plot_costs(table, sorted({2, *options.num_steps}))
         figures["density"] = plot_density(table)
     figures["times"] = plot_schedules({f"N = {n}": schedule for n, schedule in kept.items()})

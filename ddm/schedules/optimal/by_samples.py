@@ -12,6 +12,7 @@ from torch import Tensor
 from ddm.denoisers import Denoiser
 from ddm.functional import gather_objects, require_at_least
 from ddm.samplers import Sampler
+from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
 from ddm.schedules.optimal.evidence import LEVELS, Evidence, compare_samples
 from ddm.schedules.optimal.validation import check_gamma
@@ -27,7 +28,8 @@ class BySamples:
     draws samples, from the same noise, for the two smallest numbers of steps, where schedules
     differ most; their energy distance to data and how well the network denoises them say how far
     from data they are (`compare_samples`). One exponent is chosen for all numbers of steps, and the
-    one in use stays unless another one is surely closer.
+    one in use stays unless another one is surely closer. Uniform steps are compared, too, for the
+    guard (`choose`), which needs no costs then.
 
     Args:
         gammas: Exponents that may take the place of the one in use.
@@ -49,7 +51,7 @@ class BySamples:
         >>> optimizer = OptimalSteps(num_times=8, pilot_times=4, select=BySamples((0.0, 2.0)))
         >>> found = optimizer(denoiser, Analytic(), sample_chain(*chain, 64, 8), [2, 4])
         >>> sorted(found.evidence.distances)
-        ['gamma 0', 'gamma 0.5', 'gamma 2']
+        ['gamma 0', 'gamma 0.5', 'gamma 2', 'uniform']
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class BySamples:
         candidates = {name: [t.schedule(n) for n in judged] for name, t in tables.items()}
         if len({tuple(s.times for s in each) for each in candidates.values()}) < 2:
             return table, None
+        candidates["uniform"] = [SamplingSchedule.uniform(n) for n in judged]
         most, length = table.num_calls, x_0.shape[1] if free is None else int(free.sum(-1).max())
         price = len(candidates) * sum(sampler.num_evals(n, length) + len(LEVELS) for n in judged)
         if batch_size is not None:
@@ -98,4 +101,4 @@ class BySamples:
             candidates, denoiser, sampler, x_0, num, free=free, batch_size=batch_size,
             generator=generator,
         )  # fmt: skip
-        return tables[evidence.winner], evidence
+        return tables.get(evidence.winner, table), evidence

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+CONFIDENCE = 0.95
+"""How sure a difference must be to be claimed."""
+
 
 @dataclass(frozen=True)
 class Distance:
@@ -96,6 +99,18 @@ def paired_error(a: Distance, b: Distance) -> float:
     """Return the standard error of the difference of two values, of samples from the same noise."""
     parts = (a.samples - b.samples, a.data - b.data)
     return math.sqrt(sum(float(part.var()) / len(part) for part in parts))
+
+
+def t_test(mean: float, error: float, num: int) -> float:
+    """Return how sure it is that a mean of `num` values, with a standard error, is above 0.
+
+    One minus the p-value of the one-sided t-test; one half for zeros.
+    """
+    from scipy.special import stdtr  # here, as `import ddm` must not wait for it
+
+    if error == 0:
+        return 0.5 if mean == 0 else float(mean > 0)
+    return float(stdtr(num - 1, mean / error))
 
 
 def _norms(a: Tensor, b: Tensor, ordinal: bool) -> Tensor:

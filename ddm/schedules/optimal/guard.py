@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +11,9 @@ from jaxtyping import Float
 
 from ddm.schedule import SamplingSchedule
 from ddm.schedules.optimal.cost_table import CostTable
+from ddm.schedules.optimal.distances import CONFIDENCE, t_test
+from ddm.schedules.optimal.evidence import Evidence
 
-CONFIDENCE = 0.95
-"""How sure a gain must be to be claimed."""
 MOVES = 0.84
 """How sure the guard must be to leave the schedule in use: by the paired error, one deviation.
 
@@ -53,7 +53,10 @@ class Decision:
 
 
 def choose(
-    table: CostTable, new: SamplingSchedule, previous: SamplingSchedule | None = None
+    table: CostTable,
+    new: SamplingSchedule,
+    previous: SamplingSchedule | None = None,
+    evidence: Evidence | None = None,
 ) -> Decision:
     """Keep the schedule in use, at first the new one or uniform steps, unless others are better.
 
@@ -61,63 +64,77 @@ def choose(
     sequences can seldom prove a gain, and what they find is uniform by itself where they see
     nothing but noise. Where uniform steps are not known to cost anything they stay.
 
-    Args:
-        table: Fresh costs, see `keep_best`.
-        new: The schedule that was found with them.
-        previous: The schedule in use, with the same number of steps.
-    """
-    uniform = SamplingSchedule.uniform(new.num_steps)
-    fixed = {"uniform": uniform, "cosine": SamplingSchedule.cosine(new.num_steps)}
-    if previous is not None:
-        return keep_best(table, {"previous": previous, **fixed, "new": new})
-    usual, found = table.sequence_costs(uniform.times), table.sequence_costs(new.times)
-    if _confidence(usual) < MOVES or found.mean() > usual.mean():
-        return keep_best(table, {**fixed, "new": new})
-    return keep_best(table, {"new": new, **fixed})
-
-
-def keep_best(
-    table: CostTable,
-    candidates: Mapping[str, SamplingSchedule],
-    *,
-    confidence: float = MOVES,
-) -> Decision:
-    """Keep the first candidate, unless another one is cheaper with the given confidence.
-
-    Candidates are compared sequence by sequence, on those that the table was not made from. The
-    mean of the differences has a standard error; a one-sided t-test with it, divided by the number
-    of challengers (Bonferroni), has to exclude that the first one is as good. Of all challengers
-    that pass the cheapest is kept. Where the first one is not known, as surely, to cost anything at
-    all, it stays. So noise does not move a schedule, and for independent tokens nothing does.
+    Where samples have compared schedules they decide, as costs may be small by their weights alone:
+    the new schedule is kept, or uniform steps if their samples are closer to data.
 
     Args:
         table: Costs with `held_out` sequences; one that was read from a file has none.
-        candidates: Schedules by name, the one in use first.
-        confidence: Chance, at least, that the first one stays where none is better.
+        new: The schedule that was found with them.
+        previous: The schedule in use, with the same number of steps.
+        evidence: What samples say, see `BySamples`.
 
     Raises:
-        ValueError: The table has no held-out sequences, there is no candidate, or `confidence` is
-            not between one half and 1.
+        ValueError: The table has no held-out sequences.
     """
-    if not candidates:
-        raise ValueError("`candidates` must hold at least one schedule, got none.")
+    candidates = {} if previous is None else {"previous": previous}
+    candidates |= {
+        "uniform": SamplingSchedule.uniform(new.num_steps),
+        "cosine": SamplingSchedule.cosine(new.num_steps),
+        "new": new,
+    }
+    costs = {name: table.sequence_costs(each.times) for name, each in candidates.items()}
+    if evidence is None:
+        winner = keep_best(costs, ["uniform", "new"] if previous is None else ["previous"])
+    else:
+        far = evidence.distances
+        winner = "uniform" if far["uniform"] < far[evidence.winner] else "new"
+    facts = gain_over(costs["uniform"], costs[winner])
+    chosen = replace(candidates[winner], info=candidates[winner].info | facts)
+    means = {name: float(cost.mean()) for name, cost in costs.items()}
+    return Decision(winner, chosen, means, **facts)
+
+
+def keep_best(
+    costs: Mapping[str, Float[np.ndarray, " B"]],
+    in_use: Sequence[str],
+    *,
+    confidence: float = MOVES,
+) -> str:
+    """Return the cheapest candidate in use, unless another one is surely cheaper.
+
+    Candidates are compared sequence by sequence, on those that made no choice. The mean of the
+    differences has a standard error; a one-sided t-test with it, divided by the number of
+    others (Bonferroni), has to exclude that the one in use is as good. Of all challengers that
+    pass the cheapest is kept. What is not known, as surely, to cost anything at all, stays, above
+    all the first. So noise does not move a schedule, and for independent tokens nothing does.
+
+    Args:
+        costs: What candidates cost every sequence, by name.
+        in_use: Names of those that need no proof: the schedule in use, or at first the usual one
+            and what was found.
+        confidence: Chance, at least, that none takes their place where none is better.
+
+    Raises:
+        ValueError: No candidate is in use, or `confidence` is not between one half and 1.
+    """
+    if not in_use:
+        raise ValueError("`in_use` must name at least one candidate, got none.")
     if not 0.5 <= confidence < 1:
         raise ValueError(f"`confidence` must be in [0.5, 1), got {confidence}; 0.84 is usual.")
-    costs = {name: table.sequence_costs(schedule.times) for name, schedule in candidates.items()}
-    first, *challengers = candidates
-    winner, level = first, 1 - (1 - confidence) / max(len(challengers), 1)
+    first = in_use[0]
+    if _confidence(costs[first]) >= confidence:  # else nothing can be saved
+        for name in in_use:
+            if (costs[first] - costs[name]).mean() > NEGLIGIBLE:
+                first = name
+    winner, challengers = first, [name for name in costs if name not in in_use]
     if _confidence(costs[first]) < confidence:
-        challengers = []  # nothing can be saved where it is not known to cost anything
+        challengers = []
+    level = 1 - (1 - confidence) / max(len(costs) - 1, 1)
     for name in challengers:
         sure = _confidence(costs[first] - costs[name]) >= level
         if sure and costs[name].mean() < costs[winner].mean():
             winner = name
-    chosen = candidates[winner]
-    uniform = table.sequence_costs(SamplingSchedule.uniform(chosen.num_steps).times)
-    facts = gain_over(uniform, costs[winner])
-    chosen = replace(chosen, info=chosen.info | facts)
-    means = {name: float(cost.mean()) for name, cost in costs.items()}
-    return Decision(winner, chosen, means, **facts)
+    return winner
 
 
 def gain_over(uniform: Float[np.ndarray, " B"], cost: Float[np.ndarray, " B"]) -> dict[str, float]:
@@ -131,13 +148,11 @@ def gain_over(uniform: Float[np.ndarray, " B"], cost: Float[np.ndarray, " B"]) -
 
 
 def _confidence(saved: Float[np.ndarray, " B"]) -> float:
-    """Return how sure it is that the mean is above 0: one minus the p-value of the t-test."""
-    from scipy.special import stdtr  # here, as `import ddm` must not wait for it
-
-    mean, error = saved.mean(), _error(saved)
-    if error < NEGLIGIBLE:  # costs that are known exactly
-        return 0.5 if abs(mean) < NEGLIGIBLE else float(mean > 0)
-    return float(stdtr(len(saved) - 1, mean / error))
+    """Return how sure it is that the mean is above 0; costs may be known exactly."""
+    mean, error = float(saved.mean()), _error(saved)
+    if error < NEGLIGIBLE:
+        mean, error = (0.0 if abs(mean) < NEGLIGIBLE else mean), 0.0
+    return t_test(mean, error, len(saved))
 
 
 def _error(values: Float[np.ndarray, " B"]) -> float:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, evaluating
 from ddm.functional import require_at_least
+from ddm.progress import progress_bar
 from ddm.samplers import CallCounter, KGillespie, Priced, Reveal, Sampler
 from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.optimal.shortest_path import shortest_paths
@@ -37,7 +37,7 @@ class OptimalCounts(ScheduleOptimizer):
 
     A quarter of the sequences makes no choice: on these, by paired differences of the likelihood,
     the best of the schedules found, uniform and cosine steps is kept; uniform steps if none is
-    surely better. A schedule says which sampler, and so which order, it belongs to.
+    surely better (`keep_best`). A schedule says which sampler, and so which order, it belongs to.
 
     Calls, each on a part of the sequences: one for every grid point of the table, and for every N
     the guard's `3 N`; where the likelihood is searched `(num_tries + 1) N` more.
@@ -115,7 +115,7 @@ class OptimalCounts(ScheduleOptimizer):
         with evaluating(denoiser):
             _, paths = shortest_paths(search.table(grid), max(numbers))
             schedules = {}
-            for n in tqdm(numbers, desc="counts", disable=not progress):
+            for n in progress_bar(numbers, desc="counts", disable=not progress):
                 shares = {"optimal counts": grid[paths[n]] / search.length}
                 if not search.additive:
                     shares["searched counts"] = search.search(n, self.num_tries)

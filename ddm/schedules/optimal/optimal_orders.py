@@ -14,9 +14,8 @@ from ddm.functional import describe
 from ddm.orders import Random, RevealOrder, Spaced, settings_of
 from ddm.samplers import CallCounter, Reveal, Sampler
 from ddm.schedule import SamplingSchedule, step_numbers
-from ddm.schedules.optimal.guard import gain_over
+from ddm.schedules.optimal.guard import gain_over, keep_best
 from ddm.schedules.optimal.optimal_counts import OptimalCounts
-from ddm.schedules.optimal.teacher import surely_best
 from ddm.schedules.optimizer import Optimized, ScheduleOptimizer
 
 
@@ -117,14 +116,14 @@ class OptimalOrders(ScheduleOptimizer):
         schedules = {}
         for n in numbers:
             costs = {name: nats[name][n] for name in orders}
-            winner = surely_best(costs)
+            winner = keep_best(costs, [first])
             facts = {
                 "order": settings_of(orders[winner]),
                 "winner": winner,
                 "costs": {
                     name: float(c.mean()) for name, c in {"uniform": uniform[n], **costs}.items()
                 },
-                **gain_over(uniform[n].cpu().numpy(), costs[winner].cpu().numpy()),
+                **gain_over(uniform[n], costs[winner]),
             }
             chosen = found[winner][n]
             schedules[n] = replace(chosen, info=chosen.info | facts)

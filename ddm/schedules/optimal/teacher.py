@@ -18,6 +18,7 @@ from ddm.orders import Entropy
 from ddm.samplers import Reveal
 from ddm.samplers.stopping import in_order, spent_in_order
 from ddm.schedule import SamplingSchedule
+from ddm.schedules.optimal.guard import keep_best
 from ddm.schedules.setting import Setting
 
 Along: TypeAlias = Callable[[Tensor], Tensor]
@@ -68,15 +69,14 @@ class Teacher:
         ratio = process.mask_ratio(torch.ones((), dtype=torch.float64)) * torch.from_numpy(shares)
         return 1.0, *process.time_at_mask_ratio(ratio)[1:-1].tolist(), 0.0
 
-    def nats(self, schedule: SamplingSchedule) -> Float[Tensor, " B"]:
+    def nats(self, schedule: SamplingSchedule) -> Float[np.ndarray, " B"]:
         """Return `-log p_sampler(x_0)`, or its bound, by sequence; N calls."""
         model = self.denoiser, self.sampler
-        return torch.cat(
-            [
-                sampler_nats(*model, x_0, schedule, free=free, generator=self._noise(x_0))
-                for x_0, free in self.batches
-            ]
-        )
+        found = [
+            sampler_nats(*model, x_0, schedule, free=free, generator=self._noise(x_0))
+            for x_0, free in self.batches
+        ]
+        return torch.cat(found).cpu().numpy()
 
     def table(self, grid: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M M"]:
         """Return the mean cost of the steps from grid[i] masks down to grid[j], j < i."""
@@ -152,26 +152,12 @@ class Teacher:
     def best(
         self, candidates: Mapping[str, SamplingSchedule], setting: Setting
     ) -> SamplingSchedule:
-        """Return the cheapest schedule, but the first one if no other is surely cheaper."""
-        nats = {name: self.nats(schedule) for name, schedule in candidates.items()}
-        winner, first = surely_best(nats), next(iter(nats))
+        """Return the first schedule, unless another one is surely cheaper (`keep_best`)."""
+        nats = {name: self.nats(each) for name, each in candidates.items()}
+        winner = keep_best(nats, [next(iter(nats))])
         means = {name: float(own.mean()) for name, own in nats.items()}
-        info: dict[str, Any] = {"nats": means, "num_samples": len(nats[first]), **asdict(setting)}
+        info: dict[str, Any] = {"nats": means, "num_samples": len(nats[winner]), **asdict(setting)}
         return replace(candidates[winner], info=info)
 
     def _noise(self, x_0: Tensor) -> torch.Generator:
         return torch.Generator(x_0.device).manual_seed(self.seed)
-
-
-def surely_best(nats: Mapping[str, Float[Tensor, " B"]]) -> str:
-    """Return whose mean is the least, but the first one if no other is surely cheaper.
-
-    Surely is by two standard errors of the paired differences.
-    """
-    first = winner = next(iter(nats))
-    for name, own in nats.items():
-        saved = nats[first] - own
-        surely = float(saved.mean()) > 2 * float(saved.std()) / math.sqrt(len(saved))
-        if surely and own.mean() < nats[winner].mean():
-            winner = name
-    return winner
