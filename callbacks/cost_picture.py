@@ -1,4 +1,4 @@
-"""What schedules cost: all candidates of the last update, and how costs moved in training."""
+"""What schedules cost: all candidates of the last update, and how costs move in training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from ddm.callbacks.overview import COLORS
 from ddm.schedules import CostTable
@@ -19,7 +20,8 @@ def plot_update_costs(updates: Sequence[Mapping[str, Any]], table: CostTable) ->
     """Draw measured costs of all candidates beside the predicted optimum, and costs over training.
 
     Costs are excess nats per sequence on held-out sequences, less is better; they are not biased,
-    so that one may be below zero by chance and is left out of a logarithmic axis.
+    so that one may be below zero by chance and is left out of a logarithmic axis. Colors are those
+    of `plot_overview`.
 
     Args:
         updates: See `JYSScheduleCallback.updates`.
@@ -35,6 +37,8 @@ def plot_update_costs(updates: Sequence[Mapping[str, Any]], table: CostTable) ->
         axes.set_xscale("log")
         if any(np.nanmax(line.get_ydata(), initial=0.0) > 0 for line in axes.lines):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # ticks in narrow ranges
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
         axes.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
@@ -49,7 +53,7 @@ def _candidates(axes: Axes, update: Mapping[str, Any], table: CostTable) -> None
     numbers = [row["num_steps"] for row in rows]
     line = np.unique(np.geomspace(max(1, min(numbers) / 2), 2 * max(numbers), 24).astype(int))
     predicted = [_positive(table.cost(int(n))) for n in line]
-    axes.plot(line, predicted, color="0.6", linewidth=1, label="optimum, predicted", zorder=0)
+    axes.plot(line, predicted, color="0.8", linewidth=1, label="optimum, predicted", zorder=0)
     # Side by side, or markers of equal costs would hide each other.
     for place, (name, marker) in enumerate(MARKERS.items()):
         at = [n * 1.06 ** (place - 1.5) for n in numbers]
@@ -64,18 +68,27 @@ def _candidates(axes: Axes, update: Mapping[str, Any], table: CostTable) -> None
 def _history(axes: Axes, updates: Sequence[Mapping[str, Any]]) -> None:
     """Draw the costs of uniform and kept schedules against the training step."""
     steps = [update["step"] for update in updates]
-    last = updates[-1]["schedules"]
-    for k, row in enumerate(last):
+    for k, last in enumerate(updates[-1]["schedules"]):
         rows = [update["schedules"][k] for update in updates]
         kept = [_positive(r["costs"].get(r["winner"], np.nan)) for r in rows]
         uniform = [_positive(r["costs"].get("uniform", np.nan)) for r in rows]
-        color = f"C{k % 10}"
-        axes.plot(steps, uniform, ":", color=color, linewidth=1, marker=".", markersize=3)
-        label = f"{row['num_steps']} steps"
-        axes.plot(steps, kept, color=color, marker=".", markersize=5, label=label)
-    axes.set_title("while training: kept (lines) and uniform (dotted)", fontsize=8, loc="left")
+        axes.plot(steps, uniform, ":", color=COLORS["uniform"], linewidth=1)
+        axes.plot(steps, kept, color="0.15", linewidth=1)
+        axes.scatter(steps, kept, 16, [COLORS.get(r["winner"], "k") for r in rows], zorder=3)
+        end = [cost for cost in kept if np.isfinite(cost)][-1:]
+        if end:
+            axes.annotate(
+                f"{last['num_steps']} steps",
+                (1, end[0]),
+                (4, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+    title = "while training: kept (colored by what won) and uniform (dotted)"
+    axes.set_title(title, fontsize=8, loc="left")
     axes.set_xlabel("training step", fontsize=8)
-    axes.legend(frameon=False, fontsize=8)
 
 
 def _positive(cost: float) -> float:

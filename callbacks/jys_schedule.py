@@ -153,7 +153,7 @@ class JYSScheduleCallback(Callback):
         self.sampler = sampler
         # No functions as defaults: the command line would write their names down and call those.
         self.tokens = tokens or tokens_of
-        self.free = free or free_of
+        self.free = free
         size = getattr(self.optimizer, "batch_size", None)
         self.judge = judge or OptimalSteps(batch_size=size)
         self.seed = seed
@@ -310,7 +310,9 @@ class JYSScheduleCallback(Callback):
 
     def _read(self, batch: Any) -> tuple[Tensor, Tensor | None]:  # noqa: ANN401
         """Return the tokens of a batch, and which of them are free."""
-        return without_rests(tokens_of(self.tokens(batch)), batch, *self._known), self.free(batch)
+        tokens = tokens_of(self.tokens(batch))
+        free = free_of(batch, tokens) if self.free is None else self.free(batch)
+        return without_rests(tokens, batch, *self._known), free
 
     def _sampler(self, module: LightningModule) -> Sampler:
         own = getattr(module, "sampler", None)

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 NUM_BINS = 32
 COLORS = {"new": "C3", "previous": "C1", "cosine": "C2", "uniform": "0.5"}
 MOST_PANELS = 6
+MOST_LINES = 32
 
 
 def binned_density(
@@ -39,18 +40,20 @@ def plot_overview(updates: Sequence[Mapping[str, Any]]) -> Figure:
     last = updates[-1]["schedules"]
     chosen = np.linspace(0, len(last) - 1, min(len(last), MOST_PANELS)).round().astype(int)
     num_rows = 1 if len(chosen) == 1 else 2
+    num_columns = -(-len(chosen) // num_rows)
     figure = Figure(figsize=(5, 3.9))
-    grid = figure.subplots(
-        num_rows, -(-len(chosen) // num_rows), sharex=True, sharey=True, squeeze=False
-    )
+    grid = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
     # Far faster than a layout that is found by drawing.
-    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.86, wspace=0.08, hspace=0.4)
+    figure.subplots_adjust(left=0.11, right=0.98, bottom=0.18, top=0.86, wspace=0.08, hspace=0.4)
     steps = np.array([update["step"] for update in updates], dtype=np.float64)
     density = np.array([update["density"] for update in updates])
     for axes, k in zip(grid.flat, chosen, strict=False):
         _panel(axes, steps, density, [update["schedules"][k] for update in updates])
     for axes in grid.flat[len(chosen) :]:
         axes.remove()
+    for axes in grid.flat[: len(chosen)][-num_columns:]:  # the lowest ones, also above a gap
+        axes.tick_params(labelbottom=True)
+    grid[0, 0].set_yticks([0, 0.5, 1], labels=["data 0", "0.5", "noise 1"])
     marks = [
         Line2D([], [], marker="s", linestyle="", markersize=5, color=color, label=name)
         for name, color in COLORS.items()
@@ -64,10 +67,10 @@ def plot_overview(updates: Sequence[Mapping[str, Any]]) -> Figure:
         handletextpad=0.1,
         columnspacing=1.0,
     )
-    figure.text(0.01, 0.025, "blue: steps belong here; kept:", fontsize=8)
+    figure.text(0.01, 0.025, "squares: which schedule was kept", fontsize=8)
     figure.text(0.98, 0.085, "training step", fontsize=8, ha="right")
-    axis = "t: 1 is noise, 0 is data; costs compared with uniform steps"
-    figure.text(0.01, 0.965, axis, fontsize=8)
+    title = "Lines: times of steps. Darker: more belong here. Dotted, compared with: uniform steps"
+    figure.text(0.01, 0.965, title, fontsize=8)
     return figure
 
 
@@ -92,10 +95,11 @@ def _panel(
     times = np.array([row["times"] for row in rows])
     number = times.shape[1] - 1
     width = 1.2 if number <= 8 else 0.6
+    every = -(-number // MOST_LINES)  # more lines would be a black area
     held = np.concatenate([times, times[-1:]])
     axes.plot(
         np.append(steps, edges[-1]),
-        held[:, 1:-1],
+        held[:, every:-1:every],
         color="0.15",
         linewidth=width,
         drawstyle="steps-post",
@@ -107,6 +111,10 @@ def _panel(
     gain = rows[-1]["gain"]
     words = f"{gain:.0%} less cost" if gain > 0 else "no gain"
     axes.set_title(f"{number} step{'s' * (number > 1)}: {words}", fontsize=8, loc="left", pad=9)
+    if every > 1:
+        white = {"color": "w", "alpha": 0.8, "pad": 1}
+        label = f"1 of {every} steps"
+        axes.text(0.97, 0.05, label, size=7, ha="right", transform=axes.transAxes, bbox=white)
     axes.set_xscale("log")
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1))
     ticks = steps[np.unique(np.linspace(0, len(steps) - 1, 5).round().astype(int))]

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Integer
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ddm.datamodules.cache import digest, fingerprint, reading_cache, visible, write_cache
 from ddm.datamodules.reading import UnreadableError, pieces, read_text
 from ddm.datamodules.token_files import map_tokens, write_tokens
+from ddm.progress import progress_bar
 
 _FORMAT = 2  # of the cache; raise it when the same files give other tokens
 _EMPTY = "empty"  # the fault of a file that is left out without a word
-_progress = partial(tqdm, unit="characters", unit_scale=True, leave=False, delay=2)
+_progress = partial(progress_bar, unit="characters", unit_scale=True, leave=False, delay=2)
 
 
 class Tokens(NamedTuple):

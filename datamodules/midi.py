@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from scipy.io import wavfile
 from torch import Tensor
 from torchmetrics import Metric
-from tqdm.auto import tqdm
 
 from ddm.arrivals import pianoroll_arrivals
 from ddm.datamodules.cache import fingerprint, reading_cache, visible, write_cache
@@ -39,6 +38,7 @@ from ddm.files import replacing
 from ddm.functional import require_at_least
 from ddm.metrics import NoteHellinger, NoteOutliers, UnigramEntropy
 from ddm.pictures import NUM_PITCHES, pianoroll_figure, pianoroll_trajectory_figure
+from ddm.progress import progress_bar
 
 _FORMAT = 2  # of the cache; raise it when the same file gives other tokens
 _PARALLEL_FROM = 500  # files, below which starting processes takes longer than parsing
@@ -379,7 +379,9 @@ def _load(path: Path, voices: int, track: int | None, cache: Path | None) -> _Me
 def _read_all(files: list[Path], voices: int, track: int | None) -> list[tuple[np.ndarray, str]]:
     paths = [str(file) for file in files]
     read = partial(_read, voices=voices, track=track)
-    progress = partial(tqdm, total=len(paths), desc="parsing MIDI", unit="file", leave=False)
+    progress = partial(
+        progress_bar, total=len(paths), desc="parsing MIDI", unit="file", leave=False
+    )
     workers = min(16, os.cpu_count() or 1)
     if len(paths) < _PARALLEL_FROM or workers == 1:
         return list(progress(map(read, paths)))

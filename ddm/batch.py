@@ -11,6 +11,11 @@ from torch import Tensor
 
 from ddm.kernels import Kernel
 
+REMEDY = (
+    "let the loader say so, or the callback, "
+    "`JYSScheduleCallback(tokens=lambda batch: batch[1])` for instance"
+)
+
 
 def tokens_of(batch: Any) -> Int[Tensor, "B L"]:  # noqa: ANN401
     """Return the tokens of a batch as int64.
@@ -30,25 +35,28 @@ def tokens_of(batch: Any) -> Int[Tensor, "B L"]:  # noqa: ANN401
         keys = f"the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else repr(batch)
         raise TypeError(
             'a batch must be a tensor of tokens, begin with one, or hold it as "tokens" or '
-            f'"input_ids", got {type(batch).__name__} with {keys[:200]}; say how to get tokens '
-            "out of it."
+            f'"input_ids", got {type(batch).__name__} with {keys[:200]}; {REMEDY}.'
         )
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-        raise TypeError(
-            f"`tokens` must be integers, got {tokens.dtype}; say how to get them out of a batch."
-        )
+        raise TypeError(f"`tokens` must be integers, got {tokens.dtype}; {REMEDY}.")
     if tokens.ndim != 2:
         raise ValueError(
-            f"`tokens` must have the shape (B, L), got {tuple(tokens.shape)}; say how to get them "
-            "out of a batch."
+            f"`tokens` must have the shape (B, L), got {tuple(tokens.shape)}; {REMEDY}."
         )
     return tokens.long()
 
 
-def free_of(batch: Any) -> Bool[Tensor, "B L"] | None:  # noqa: ANN401
+def free_of(
+    batch: Any,  # noqa: ANN401
+    tokens: Int[Tensor, "B L"] | None = None,
+) -> Bool[Tensor, "B L"] | None:
     """Return the positions of a batch that are generated, None if all are.
 
     The entry "free" says so; padding, where the entry "attention_mask" is 0, is never generated.
+
+    Args:
+        batch: The batch.
+        tokens: Its tokens; by default `tokens_of(batch)`.
 
     Raises:
         ValueError: A mask does not have the shape of the tokens.
@@ -58,7 +66,7 @@ def free_of(batch: Any) -> Bool[Tensor, "B L"] | None:  # noqa: ANN401
     masks = [batch[key].bool() for key in ("free", "attention_mask") if key in batch]
     if not masks:
         return None
-    shape, free = tokens_of(batch).shape, masks[0]
+    shape, free = (tokens_of(batch) if tokens is None else tokens).shape, masks[0]
     for mask in masks:
         if mask.shape[-1:] != shape[-1:]:
             raise ValueError(

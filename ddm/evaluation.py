@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from ddm.datamodules import SequenceDataModule
 from ddm.estimate import RatioEstimate
-from ddm.files import replacing
+from ddm.files import reading, replacing
+from ddm.functional import require_number
 from ddm.held_out import JUDGED
 from ddm.likelihood import sampler_nats
 from ddm.module import DiscreteDiffusion
@@ -91,6 +93,27 @@ def sampler_bits(
         estimate.update(nats / math.log(2), free.sum(-1))
     name, (bits, error) = "sampler_bits_per_token", estimate.compute()
     return {name: torch.tensor(bits), f"{name}{ERROR}": torch.tensor(error)}
+
+
+def check_cells(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a file of an evaluation whose cells are no numbers, or have names that no file can.
+
+    Args:
+        content: What was read from the file.
+        path: Its path.
+
+    Raises:
+        ValueError: Something else is in its place.
+    """
+    with reading(str(path), "the cells of an evaluation", "ddm evaluate"):
+        for key, seeds in content["cells"].items():
+            for seed, values in seeds.items():
+                for metric, value in values.items():
+                    require_number(metric, value, -math.inf, math.inf, "delete it")
+                names = f"{key}/{seed}/{' '.join(values)}"
+                if not re.fullmatch(r"[^/\0]+/\d{1,9}/\d{1,9}/[^/\\\0]*", names):
+                    rule = "`cells` must be named by SCHEDULE/N, seed and metric"
+                    raise ValueError(f"{rule}, got {names!r:.80}")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -133,6 +133,27 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def reading(path: str, kind: str, writer: str) -> Iterator[None]:
+    """Name the file, and the place in it, in the error about anything that is wrong there.
+
+    Args:
+        path: Path of the file, or place in it.
+        kind: What it has to hold, in the words of the message.
+        writer: The method that writes such files.
+
+    Raises:
+        ValueError: An entry is missing or refused.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"`{path}` must hold {kind}, but {reason.rstrip('.')}; write it with `{writer}`."
+        ) from error
+
+
 def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

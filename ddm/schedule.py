@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from ddm.files import read_json, write_json
-from ddm.functional import check_times, require_at_least
+from ddm.files import read_json, reading, write_json
+from ddm.functional import check_times, require_at_least, require_instance
 
 
 def check_num_steps(num_steps: int) -> int:
@@ -116,25 +116,25 @@ class SamplingSchedule:
         return cls.from_dict(read_json(path), str(path))
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], path: str = "content") -> SamplingSchedule:
+    def from_dict(cls, content: Any, path: str = "content") -> SamplingSchedule:  # noqa: ANN401
         """Build a schedule from the content of its JSON file.
 
+        Args:
+            content: At least the times.
+            path: What the message of an error calls it.
+
         Raises:
-            ValueError: There are no times in it, or something else than numbers.
+            ValueError: There are no times in it, or an entry is of another kind.
         """
-        if "times" not in content:
-            raise ValueError(
-                f"`{path}` must hold a schedule with the key 'times', got the keys "
-                f"{sorted(content)}; write it with `SamplingSchedule.save`."
-            )
-        times, info = content["times"], content.get("info", {})
-        numbers = isinstance(times, (list, tuple)) and all(type(t) in (int, float) for t in times)
-        if not numbers or not isinstance(info, dict):
-            raise ValueError(
-                f"`{path}` must hold a list of numbers 'times' and a mapping 'info', got "
-                f"{str(times)[:80]} and {str(info)[:80]}; write it with `SamplingSchedule.save`."
-            )
-        return cls(tuple(times), content.get("source", "custom"), info)
+        with reading(path, "a schedule", "SamplingSchedule.save"):
+            facts = {"source": "custom", "info": {}, **content}
+            times = facts["times"]
+            require_instance(list | tuple, remedy="give N + 1 numbers", times=times)
+            require_instance(str, remedy="say what made it", source=facts["source"])
+            require_instance(dict, remedy="give facts by name", info=facts["info"])
+            if not all(type(t) in (int, float) for t in times):
+                raise ValueError(f"`times` must be numbers, got {str(times)[:80]}")
+            return cls(tuple(times), facts["source"], facts["info"])
 
 
 Schedule: TypeAlias = "SamplingSchedule | Float[Tensor, ' T'] | Sequence[float]"

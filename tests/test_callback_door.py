@@ -81,6 +81,22 @@ def test_any_integers(tokens, tmp_path):
     assert found[0] == found[1]
 
 
+def test_padding_beside_tokens_of_another_name(tmp_path):
+    """What `tokens=` finds has the attention mask of its batch: padding is never free."""
+    mask = (torch.arange(L) < L - 1).long()
+    batches = [{"text": row, "attention_mask": mask} for row in rows()]
+    callback = foreign(tokens=lambda batch: batch["text"])
+
+    class Reads(Foreign):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch["text"], batch_idx)
+
+    trainer(tmp_path, callback, epochs=1).fit(Reads(), DataLoader(batches, batch_size=16))
+    assert len(callback.updates) == 1
+    _, free = callback._recent.latest()
+    assert torch.equal(free, mask.bool().expand(16, -1))
+
+
 class Broken(Foreign):
     """A network that returns NaN."""
 
@@ -95,7 +111,7 @@ class Broken(Foreign):
         (Foreign(), rows() - 100, {}, r"`tokens` must lie in 0..3, .* from -100 to -97"),
         (Foreign(), rows().float(), {}, r"`tokens` must be integers, got torch\.float32"),
         (Foreign(), rows()[:, :, None], {}, r"`tokens` must have the shape \(B, L\)"),
-        (Foreign(), [{"text": row} for row in rows()], {}, "say how to get tokens out of it"),
+        (Foreign(), [{"text": row} for row in rows()], {}, "or the callback"),
         (Foreign(7), rows(), {}, r"must return logits of the shape \(4, 8, 5\)"),
         (Broken(), rows(), {}, "must return finite outputs"),
         (Foreign(), rows(), {"free": lambda b: torch.ones(16, L)}, "`free` must be boolean"),

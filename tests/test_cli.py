@@ -267,7 +267,7 @@ def test_unknown_name(argument: str, message: str, trained: Path, capsys) -> Non
         (["--model.length=9"], ("`model.length` must not be given", "change `data.length`")),
         (
             ["--config=digits", "--model.backbone.shape=[1,4,16]"],
-            ("`model.backbone.shape` must be (1, 8, 8)", "got (1, 4, 16)"),
+            ("`model.backbone.shape` must be (1, 8, 8)", '--model.backbone.shape "[1,8,8]"'),
         ),
     ],
 )

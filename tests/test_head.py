@@ -1,5 +1,7 @@
 """Logits where they are needed only: laws, losses and gradients are those of all logits."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,11 +9,12 @@ from torch import nn
 from cases import each_legal_pair, each_loss
 from ddm.backbones import Transformer
 from ddm.denoisers import MeanDenoiser, PosteriorDenoiser, network
+from ddm.functional import times_like
 from ddm.kernels import Absorbing, Uniform, sparse
 from ddm.losses import NELBO
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
-from ddm.samplers import Analytic, Reveal
+from ddm.samplers import Analytic, Reveal, Step
 
 LENGTH = 5
 
@@ -98,6 +101,31 @@ def test_every_token_is_computed_once(sampler, apart):
         times = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
         sampler(denoiser, kernel.sample_prior((7, LENGTH)), times)
         assert denoiser.backbone.num_tokens == 7 * LENGTH
+
+
+@torch.no_grad()
+def test_no_token_is_computed_that_stays(apart):
+    """With the uniform kernel a step looks at no token twice, a short one at few."""
+    apart()
+    denoiser, shares = denoiser_of(Uniform(5)), []
+    x = torch.randint(5, (40, LENGTH), generator=torch.Generator().manual_seed(0))
+    for s in (0.0, 0.3, 0.49):
+        denoiser.backbone.num_tokens = 0
+        step = Step(times_like(0.5, x), times_like(s, x))
+        Analytic().step(denoiser, x, step, torch.Generator().manual_seed(2))
+        shares.append(denoiser.backbone.num_tokens / x.numel())
+    assert 1 >= shares[0] > shares[1] > 0.2 > shares[2]
+
+
+@torch.no_grad()
+def test_nan_that_a_token_would_stay_with_is_refused():
+    """A network that returns NaN for tokens that are likely to stay does not pass unseen."""
+    denoiser = denoiser_of(Uniform(5))
+    x = torch.zeros(10, LENGTH, dtype=torch.long)
+    step = Step(times_like(0.5, x), times_like(0.49, x))
+    nn.init.constant_(denoiser.backbone.token_head.weight, math.nan)
+    with pytest.raises(ValueError, match="NaN"):  # no token of this seed goes whatever its logits
+        Analytic().step(denoiser, x, step, torch.Generator().manual_seed(0))
 
 
 def test_training_computes_masked_tokens(apart):

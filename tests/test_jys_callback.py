@@ -534,6 +534,21 @@ def test_overview():
         assert [a.get_title(loc="left").split()[0] for a in axes] == ["1", "3", "4", "6", "7", "9"]
     one = [update | {"schedules": update["schedules"][:1]} for update in updates]
     assert len(plot_overview(one).axes) == 1
+    three = [update | {"schedules": update["schedules"][:3]} for update in updates]
+    axes = plot_overview(three).axes  # the second one stands above a gap
+    labeled = [a.xaxis.get_tick_params()["labelbottom"] for a in axes]
+    assert labeled == [False, True, True]
+
+
+def test_overview_of_many_steps():
+    """Of 100 steps as many lines are drawn as can be told apart, and the panel says how many."""
+    times = list(SamplingSchedule.uniform(100).times)
+    row = {"num_steps": 100, "times": times, "winner": "uniform", "gain": 0.0}
+    update = {"step": 1, "density": [1.0] * 32, "schedules": [row]}
+    (axes,) = plot_overview([update]).axes
+    drawn = [line.get_ydata()[0] for line in axes.lines]
+    assert drawn == pytest.approx([1 - k / 100 for k in range(4, 100, 4)])
+    assert [text.get_text() for text in axes.texts] == ["1 of 4 steps"]
 
 
 def test_history_is_bounded():

@@ -1,7 +1,10 @@
 """Commands with models that somebody else trained: tiny ones with random weights, saved."""
 
 import json
+import math
+import shlex
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -196,14 +199,17 @@ def test_optimize_then_sample(bert, prompts, tmp_path, capsys, coarse):
     assert (info["model"], info["data"]) == ("little-bert", "texts and own samples")
     printed = capsys.readouterr().out
     assert "over uniform" in printed
-    assert f"next: ddm sample --model {bert} --schedule {file} --num-steps 2" in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("next: ddm sample"))
+    assert set(where[:-1]) < {f"{a}={b}" for a, b in pairwise(shlex.split(line))}
+    assert line.endswith(f"--schedule {file} --num-steps 2")
 
-    taken = [f"--schedule={file}", "--num-samples=5", "--num-steps=2"]
-    paths = sample.main([*where, *taken])
-    text = (tmp_path / "samples.txt").read_text().splitlines()
-    assert paths[0] == tmp_path / "samples.txt"
-    assert text[0].startswith("the dog ")
-    assert [len(line.split()) for line in text] == [6, 4, 3, 13, 6]
+    taken = [f"--schedule={file}", "--num-steps=2"]
+    for number, lengths in ((["--num-samples=6"], [6, 4, 3, 13, 6, 6]), ([], [6, 4, 3, 13, 6])):
+        paths = sample.main([*where, *taken, *number])  # without a number, one for each line
+        text = (tmp_path / "samples.txt").read_text().splitlines()
+        assert paths[0] == tmp_path / "samples.txt"
+        assert text[0].startswith("the dog ")
+        assert [len(line.split()) for line in text] == lengths
     assert "2 steps (" in capsys.readouterr().out
 
     renamed = shutil.copytree(bert, tmp_path / "other")
@@ -217,14 +223,18 @@ def test_optimize_then_sample(bert, prompts, tmp_path, capsys, coarse):
 
 
 def test_orders(llama, tmp_path, capsys, coarse):
-    """With an order, the schedule says how many tokens; samples without a file of prompts."""
+    """A schedule for an order names it, and follows no other; samples without a file of prompts."""
     where = [f"--model={llama}", "--adapter=LLaDA", "--order=confidence", "--num-tokens=6"]
     where += [f"--out={tmp_path}"]
     found = optimize.main([*where, "--num-steps", "2", "3", "--num-samples=8"])
     assert found.schedules[3].info["data"] == "the model's own samples"
     assert "nats per sequence" in capsys.readouterr().out
     taken = [f"--schedule={tmp_path / 'llama.schedules.json'}", "--num-samples=2", "--num-steps=3"]
-    sample.main([*where, *taken, "--infill", "we go", "home"])
+    plain = [word for word in where if word != "--order=confidence"]
+    with pytest.raises(SystemExit):
+        sample.main([*plain, *taken, "--order=margin"])
+    assert "`order` must be the one that the schedule names" in capsys.readouterr().err
+    sample.main([*plain, *taken, "--infill", "we go", "home"])
     for text in (tmp_path / "samples.txt").read_text().splitlines():
         assert text.startswith("we go")
         assert text.endswith("home")
@@ -240,6 +250,17 @@ def test_evaluate(llama, prompts, tmp_path, capsys, coarse):
     assert {"unigram_entropy", "distinct_2"} < set(cells["optimal/2"]["0"])
     assert "sampler_bits_per_token" in cells["optimal/2"]["0"]  # of the texts in the file
     assert evaluate.main(arguments) == cells
+    short = ["--num-tokens=4", "--num-steps", "2", "--num-samples=16"]
+    found = optimize.main([*where, *short, "--order=random"])
+    file = str(tmp_path / "llama.schedules.json")
+    where[-1] += "/other"
+    cells = evaluate.main([*where, *arguments[4:-2], "uniform", file])
+    (bits,) = (c["0"]["sampler_bits_per_token"] for k, c in cells.items() if k.startswith("llama"))
+    assert math.isfinite(bits)
+    assert found.schedules[2].info["order"]["class_path"].endswith("Random")
+    with pytest.raises(SystemExit):
+        evaluate.main([*where, *arguments[4:-2], "best"])
+    assert "`schedules` must be some of" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         evaluate.main([*arguments, "--order=random"])
     assert "results of another evaluation" in capsys.readouterr().err

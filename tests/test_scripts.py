@@ -210,6 +210,21 @@ def test_evaluate_notices_other_schedules(checkpoint, tmp_path, capsys):
     assert "results of another evaluation" in capsys.readouterr().err
 
 
+def test_evaluate_refuses_schedules_of_another_kernel(checkpoint, tmp_path, capsys):
+    """As `ddm sample` does, and before any network call."""
+    from ddm.commands import evaluate
+    from ddm.schedules import Optimized, SamplingSchedule
+    from ddm.schedules.beside import save_beside, step_of
+
+    copy = tmp_path / "copy.ckpt"
+    shutil.copy(checkpoint, copy)
+    other = SamplingSchedule((1.0, 0.5, 0.0), info={"kernel": "Uniform(vocab_size=3)"})
+    save_beside(Optimized({2: other}), copy, step_of(copy))
+    with pytest.raises(SystemExit):
+        evaluate.main([str(copy), "--num-steps=2", "--schedules=optimal", f"--out={tmp_path}"])
+    assert "`kernel` must be the one that the schedule was found" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

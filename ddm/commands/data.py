@@ -16,13 +16,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm.auto import tqdm
-
 from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
 from ddm.commands.smollm2 import write_smollm2
 from ddm.files import replacing
+from ddm.progress import progress_bar
 
 FOLK = ("oneills1850", "ryansMammoth", "airdsAirs", "essenFolksong")
 
@@ -157,7 +156,7 @@ def main(args: list[str]) -> Path:
     make_folder(out)
     pieces = list((folk_pieces if options.name == "folk" else bach_pieces)(root))[: options.limit]
     todo = [piece for piece in pieces if not (out / f"{piece.name}.mid").exists()]
-    progress = partial(tqdm, total=len(todo), desc=f"writing {out}", unit="piece")
+    progress = partial(progress_bar, total=len(todo), desc=f"writing {out}", unit="piece")
     write = partial(write_midi, out=out)
     if options.workers == 1 or len(todo) < 100:
         failed = [line for line in progress(map(write, todo)) if line]

@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
-from ddm.commands.subject import check_steps, examples, folder_of, load, name_of
+from ddm.commands.sample import SHAPES, load_schedule
+from ddm.commands.subject import (
+    check_model_of,
+    check_steps,
+    examples,
+    folder_of,
+    load,
+    name_of,
+)
 from ddm.datamodules import SequenceDataModule, Text
-from ddm.evaluation import Cells, measure, plot_metric, summarize, write_rows
+from ddm.evaluation import Cells, check_cells, measure, plot_metric, summarize, write_rows
 from ddm.files import alone, read_json, write_json
 from ddm.module import DiscreteDiffusion
 from ddm.pictures import save_figure
+from ddm.progress import progress_bar
 from ddm.schedules import (
     JumpYourSteps,
     OptimalCounts,
@@ -32,8 +40,8 @@ from ddm.schedules import (
 from ddm.schedules.beside import schedules_of
 from ddm.schedules.optimizer import schedules_beside
 from ddm.schedules.plots import plot_schedules
+from ddm.schedules.setting import check_made_for
 
-SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine}
 Schedules = dict[int, SamplingSchedule]
 
 
@@ -47,6 +55,8 @@ def find_schedules(
     """
     found: dict[str, Schedules] = {}
     for name in options.schedules:
+        if name.endswith(".json"):
+            continue
         if name in SHAPES:
             found[name] = {n: SHAPES[name](n) for n in options.num_steps}
             continue
@@ -55,6 +65,25 @@ def find_schedules(
             found[name] = kept or optimize(name, module, data, options)
         except ValueError as error:
             print(f"`{name}` is left out: {error}")
+    return found
+
+
+def schedules_of_files(
+    module: DiscreteDiffusion, options: argparse.Namespace
+) -> dict[str, Schedules]:
+    """Return the schedules of files that are named, by the name of the file.
+
+    Raises:
+        ValueError: They lack a number of steps, or were found for another model or setting.
+    """
+    found: dict[str, Schedules] = {}
+    for path in (name for name in options.schedules if name.endswith(".json")):
+        own = {n: load_schedule(None, n, path) for n in options.num_steps}
+        for schedule in own.values():
+            check_model_of(schedule, options)
+            check_made_for(schedule, module.process, module.sampler)
+        if found.setdefault(Path(path).name, own) is not own:
+            raise ValueError(f"`schedules` must be files of different names, got '{path}' twice.")
     return found
 
 
@@ -76,6 +105,8 @@ def schedules_of_training(
         for n, schedule in schedules.items()
         if schedule is not None and ("order" in schedule.info) == (name == "order")
     }
+    for schedule in complete.values():
+        check_made_for(schedule, module.process, module.sampler)
     return complete if len(complete) == len(schedules) else None
 
 
@@ -142,9 +173,9 @@ def finished(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return what an evaluation with the same setting has left at `path`, or its beginning.
 
     Raises:
-        ValueError: There are results of another setting.
+        ValueError: There are results of another setting, or something else.
     """
-    setting = {
+    setting: dict[str, Any] = {
         "num_samples": options.num_samples,
         "num_sequences": options.num_sequences,
         "batch_size": options.batch_size,
@@ -159,6 +190,8 @@ def finished(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         setting["sha256"] = sha256(options.checkpoint)
         if (beside := schedules_beside(options.checkpoint)).is_file():
             setting["schedules_sha256"] = sha256(beside)
+    for name in (name for name in options.schedules if name.endswith(".json")):
+        setting.setdefault("files_sha256", {})[Path(name).name] = sha256(Path(name))
     if options.language_model is not None:
         setting["language_model"] = options.language_model
     content = read_json(path) if path.is_file() else {"setting": setting, "cells": {}}
@@ -167,6 +200,7 @@ def finished(path: Path, options: argparse.Namespace) -> dict[str, Any]:
             f"`out` must be a folder without results of another evaluation, but '{path}' was made "
             f"with {content.get('setting')}, not {setting}; name another folder."
         )
+    check_cells(content, path)
     return content
 
 
@@ -220,6 +254,7 @@ def main(args: list[str]) -> Cells:
     options = parsers.evaluate().parse_args(args)
     # All that can be wrong, before the first network call.
     module, data = prepare(options)
+    files = schedules_of_files(module, options)
     out = make_folder(options.out or folder_of(options) / f"{name_of(options)}.evaluation")
     path = out / "evaluation.json"
     content = finished(path, options)
@@ -229,14 +264,15 @@ def main(args: list[str]) -> Cells:
         (name, n, seed)
         for seed in range(options.seeds)
         for n in options.num_steps
-        for name in options.schedules
+        for name in [*(x for x in options.schedules if not x.endswith(".json")), *files]
         if str(seed) not in cells.get(f"{name}/{n}", {})
     ]
-    found = find_schedules(module, data, options) if missing else {}
+    found = find_schedules(module, data, options) | files if missing else {}
     for n in options.num_steps if found else ():
         figure = plot_schedules({name: schedules[n] for name, schedules in found.items()})
         save_figure(figure, out / f"schedules_{n}_steps.png")
-    for name, n, seed in (bar := tqdm([cell for cell in missing if cell[0] in found], "cells")):
+    todo = [cell for cell in missing if cell[0] in found]
+    for name, n, seed in (bar := progress_bar(todo, "cells")):
         bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
         values = measure(
             module, data, found[name][n], options.num_samples, seed, options.batch_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,15 @@ import torch
 from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
-from ddm.commands.subject import check_steps, examples, folder_of, load, name_of
+from ddm.commands.subject import (
+    check_steps,
+    examples,
+    folder_of,
+    load,
+    name_of,
+    order_named,
+)
+from ddm.orders import settings_of
 from ddm.pictures import save_figure
 from ddm.schedules import (
     BySamples,
@@ -75,7 +84,9 @@ def save(
     if options.model is None:
         save_beside(found, path.parent / options.checkpoint.name, step_of(options.checkpoint))
         return found
-    facts = {"model": name_of(options), "data": origin, **asdict(setting)}
+    facts: dict[str, Any] = {"model": name_of(options), "data": origin, **asdict(setting)}
+    if (order := order_named(options)) is not None:
+        facts["order"] = settings_of(order)
     schedules = {n: replace(s, info=facts | s.info) for n, s in found.schedules.items()}
     found = replace(found, schedules=schedules)
     found.save(path)
@@ -90,7 +101,8 @@ def exponent(options: argparse.Namespace) -> dict[str, Any]:
         return {}
     try:
         table = Optimized.load(path).table
-    except ValueError:  # damaged; it is written anew
+    except ValueError as error:
+        print(f"{path} is written anew: {error}")
         return {}
     return {} if table is None else {"gamma": table.gamma}
 
@@ -100,8 +112,13 @@ def next_command(path: Path, options: argparse.Namespace) -> str:
     steps = f"--num-steps {options.num_steps[0]}"
     if options.model is None:
         return f"ddm sample {options.checkpoint} {steps}"
-    order = "" if options.order is None else f" --order {options.order}"
-    return f"ddm sample --model {options.model}{order} --schedule {path} {steps} --prompt ..."
+    names = ("model", "adapter", "tokenizer", "prompts", "num_tokens")
+    words = ["ddm", "sample"]
+    for name in names:
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--trust-remote-code"] * options.trust_remote_code
+    return f"{shlex.join([*words, '--schedule', str(path)])} {steps}"
 
 
 @command

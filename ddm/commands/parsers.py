@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -10,6 +11,16 @@ from ddm.commands.options import MAX_STEPS, add_checkpoint, add_model, add_runni
 
 DEFAULT_STEPS = 32
 SCHEDULES = ("uniform", "cosine", "jys", "optimal", "order")
+
+
+def _schedules(text: str) -> str:
+    """Return a name of schedules, or of a file of them."""
+    if text not in SCHEDULES and not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(
+            f"`schedules` must be some of {', '.join(SCHEDULES)}, and files (.json) that `ddm "
+            f"optimize` wrote, got {text!r}."
+        )
+    return text
 
 
 def train() -> Parser:
@@ -54,8 +65,7 @@ def sample() -> Parser:
     add(
         "--num-samples",
         type=whole("num_samples"),
-        default=16,
-        help="number of samples (default: 16)",
+        help="number of samples (default: one for each line of `prompts`, else 16)",
     )
     add(
         "--schedule",
@@ -152,7 +162,14 @@ def evaluate() -> Parser:
     checkpoint = add_checkpoint(parser)
     numbers = whole("num_steps", most=MAX_STEPS)
     add("--num-steps", type=numbers, nargs="+", default=[4, 8, 16, 32], help="numbers of steps")
-    add("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES), help="default: all")
+    add(
+        "--schedules",
+        nargs="+",
+        type=_schedules,
+        default=list(SCHEDULES),
+        metavar="NAME",
+        help=f"some of {', '.join(SCHEDULES)} (default: all), and files that `ddm optimize` wrote",
+    )
     for name, least, default, text in (
         ("num_samples", 1, 256, "samples per cell"),
         ("seeds", 1, 3, "number of seeds"),

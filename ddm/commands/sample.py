@@ -15,6 +15,7 @@ from ddm.commands import parsers
 from ddm.commands.door import command
 from ddm.commands.options import make_folder
 from ddm.commands.parsers import DEFAULT_STEPS
+from ddm.commands.prompt_data import Prompts
 from ddm.commands.prompts import prompts
 from ddm.commands.subject import check_model_of, check_steps, load
 from ddm.datamodules import SequenceDataModule
@@ -25,8 +26,9 @@ from ddm.pictures import save_figure, trajectory_figure
 from ddm.samplers import Trajectory
 from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.beside import schedules_of
-from ddm.schedules.setting import Setting, sampler_of
+from ddm.schedules.setting import check_made_for
 
+DEFAULT_SAMPLES = 16
 SHAPES = {"uniform": SamplingSchedule.uniform, "cosine": SamplingSchedule.cosine}
 
 
@@ -142,12 +144,15 @@ def main(args: list[str]) -> list[Path]:
     schedule = load_schedule(options.checkpoint, options.num_steps, options.schedule)
     check_model_of(schedule, options)
     module, data = load(options)
-    setting = Setting.of(module.process, sampler_of(schedule, module.sampler))
-    setting.check(schedule.info, "the schedule was found for", "optimize it again")
+    check_made_for(schedule, module.process, module.sampler)
     check_steps(module, data, [schedule.num_steps])
     around = tuple(options.infill) if options.infill else None
     if options.prompt is not None:
         around = options.prompt, ""
+    if options.num_samples is None:
+        options.num_samples = DEFAULT_SAMPLES
+        if isinstance(data, Prompts) and options.prompts is not None:
+            options.num_samples = len(data.test_tokens)
     # The prompts of a model of others are its data.
     around = None if options.model is not None else around
     given = prompts(around, options.num_samples, module, data)

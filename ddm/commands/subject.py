@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ddm import adapters, orders
 from ddm.adapters import Adapter
@@ -23,7 +22,9 @@ from ddm.commands.shipped import folder_beside
 from ddm.denoisers import Denoiser
 from ddm.functional import seeded
 from ddm.module import DiscreteDiffusion
+from ddm.orders import RevealOrder, settings_of
 from ddm.orders.order import mask_of
+from ddm.progress import progress_bar
 from ddm.samplers import Analytic, FirstHitting, Reveal, Sampler
 from ddm.schedule import SamplingSchedule, times_of
 
@@ -55,10 +56,10 @@ def load(options: argparse.Namespace) -> tuple[DiscreteDiffusion, LightningDataM
 
 
 def check_model_of(schedule: SamplingSchedule, options: argparse.Namespace) -> None:
-    """Refuse a schedule that was found for another model of others.
+    """Refuse a schedule that was found for another model of others, or that names another order.
 
     Raises:
-        ValueError: It names another one.
+        ValueError: It does.
     """
     name = None if options.model is None else name_of(options)
     found = schedule.info.get("model")
@@ -67,6 +68,20 @@ def check_model_of(schedule: SamplingSchedule, options: argparse.Namespace) -> N
             f"`schedule` must be one that was found for this model, '{name}', got one for "
             f"'{found}'; run `ddm optimize` for this one."
         )
+    named, order = schedule.info.get("order"), order_named(options)
+    if order is not None and named not in (None, settings_of(order)):
+        raise ValueError(
+            f"`order` must be the one that the schedule names, {named}, got '{options.order}'; "
+            "leave it out."
+        )
+
+
+def order_named(options: argparse.Namespace) -> RevealOrder | None:
+    """Return the order that is asked for; None where none is."""
+    if options.order is None:
+        return None
+    order: RevealOrder = getattr(orders, options.order.title().replace("-", ""))()
+    return order
 
 
 def check_steps(
@@ -110,7 +125,7 @@ def examples(
     sampler: Sampler = FirstHitting() if module.process.kernel.absorbing else Analytic()
     schedule = SamplingSchedule.uniform(CAREFUL_STEPS)
     parts = own.nonzero().squeeze(-1).split(batch_size)
-    for rows in tqdm(parts, desc="own samples"):
+    for rows in progress_bar(parts, desc="own samples"):
         generator = seeded(module.device, int(rows[0]))
         x, mask = tokens[rows].to(module.device), free[rows].to(module.device)
         x = module.process.sample_prior(x, mask, generator)
@@ -155,9 +170,9 @@ def _load_network(
     )
     denoiser = found.denoiser
     sampler: Sampler = Analytic()
-    if options.order is not None:
+    if (order := order_named(options)) is not None:
         mask_of(denoiser.process.kernel)
-        sampler = Reveal(getattr(orders, options.order.title().replace("-", ""))())
+        sampler = Reveal(order)
     data = Prompts(
         lines,
         found.tokenizer,

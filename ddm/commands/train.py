@@ -99,9 +99,10 @@ class CommandLine(LightningCLI):
             given, theirs = asked.get(target), getattr(self.datamodule, name, None)
             if None not in (given, theirs) and _plain(given) != _plain(theirs):
                 argument = target.replace(".init_args", "")
+                value = str(theirs).translate(str.maketrans("()", "[]", " "))
                 raise ValueError(
-                    f"`{argument}` must be {theirs}, the `{name}` of the data, got {given}; leave "
-                    "it out, or change the data."
+                    f"`{argument}` must be {theirs}, the `{name}` of the data, got {given}; write "
+                    f'`--{argument} "{value}"`, or change the data.'
                 )
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:

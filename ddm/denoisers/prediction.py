@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.functional import largest_ratio, positive_log
+from ddm.kernels.sparse import at_once, cached
 from ddm.process import ForwardProcess
 
 P = TypeVar("P", bound="Prediction")
@@ -128,6 +129,24 @@ class Prediction(ABC):
         features, head = self._made
         features, x_t = features[rows, columns, None], self.x_t[rows, columns, None]
         return replace(self, features=features, x_t=x_t, t=self.t[rows], free=None, head=head)
+
+    def tokens(
+        self: P, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]
+    ) -> Iterator[tuple[Tensor, Tensor, P]]:
+        """Yield n single tokens, piece by piece: their rows, their columns, the prediction there.
+
+        A head makes logits in large pieces, and what a CPU makes of these stays in its caches.
+        """
+        size, device = self.process.kernel.num_states, rows.device
+        most = at_once(device) * (4 if device.type == "cpu" else 1)
+        many, few = max(1, most // size), max(1, cached(device) // size)
+        for row, column in zip(rows.split(many), columns.split(many), strict=True):
+            large = self.at(row, column)
+            for first in range(0, len(row), few):
+                part = slice(first, first + few)
+                logits, x_t, t = large.output[part], large.x_t[part], large.t[part]
+                piece = replace(large, features=logits, x_t=x_t, t=t, head=None)
+                yield row[part], column[part], piece
 
     @property
     def _made(self) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from ddm.functional import categorical
 from ddm.kernels.kernel import Kernel
 
-Rows: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""From the row and column numbers (n,) of n tokens, their log leave-one-out posteriors (n, V)."""
+Rows: TypeAlias = Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]]
+"""From positions (n, 2), rows and columns, those of every piece, (k, 2), and what is known there:
+unnormalized log leave-one-out posteriors, (k, V), float64."""
 
 CHUNK = 2**22
 """Probabilities held at once while drawing, 32 MiB in float64: bounds the memory of large V."""
@@ -23,6 +24,11 @@ CHUNK = 2**22
 def at_once(device: torch.device) -> int:
     """Return how many probabilities are held at once: on accelerators 1 GiB, or they would idle."""
     return CHUNK if device.type == "cpu" else 32 * CHUNK
+
+
+def cached(device: torch.device) -> int:
+    """Return how many stay in the caches of a CPU, with what is made of them."""
+    return CHUNK // 16 if device.type == "cpu" else at_once(device)
 
 
 class SparseKernel(Kernel):
@@ -45,7 +51,7 @@ class SparseKernel(Kernel):
         """Draw x_s given x_t.
 
         Args:
-            log_p: Gives unnormalized log leave-one-out posteriors of single tokens, float64.
+            log_p: Gives what is known of tokens, piece by piece.
             x_t: Tokens at the level sigma_t.
             sigma_t: Level to start from, a scalar or (B, 1).
             sigma_s: Level to land at, at most sigma_t.
@@ -59,16 +65,5 @@ class SparseKernel(Kernel):
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, " n"]:
         """Draw the tokens at some positions from their leave-one-out posteriors."""
-        size = self.num_at_once(index.device)
-        # Logits are asked for in large pieces; what a CPU makes of them stays in its caches.
-        few = max(1, size // 16) if index.device.type == "cpu" else size
-        drawn = [
-            categorical(self.normalize(logits), generator)
-            for part in index.split(size)
-            for logits in log_p(*part.T).split(few)
-        ]
-        return torch.cat(drawn)
-
-    def num_at_once(self, device: torch.device) -> int:
-        """Return the number of tokens whose posteriors are held at once."""
-        return max(1, at_once(device) // self.vocab_size)
+        drawn = [categorical(self.normalize(p), generator) for _, p in log_p(index)]
+        return torch.cat([index[:0, 0], *drawn])  # there may be none

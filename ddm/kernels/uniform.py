@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddm.functional import all_but_one, normalized, one_hot, positive_log
+from ddm.functional import all_but_one, categorical, normalized, one_hot, positive_log
 from ddm.kernels.kernel import LOST
 from ddm.kernels.log_sums import log_sums
 from ddm.kernels.sparse import Rows, SparseKernel
@@ -135,11 +135,6 @@ class Uniform(SparseKernel):
         y = torch.randint(self.num_states, x.shape, generator=generator, device=x.device)
         return torch.where(u < -torch.expm1(-sigma), y, x)
 
-    def num_at_once(self, device: torch.device) -> int:
-        """Return fewer on a CPU: all logits exist, and what is made of few stays in its caches."""
-        size = super().num_at_once(device)
-        return max(1, size // 16) if device.type == "cpu" else size
-
     def sample_bridge(
         self,
         log_p: Rows,
@@ -167,13 +162,16 @@ class Uniform(SparseKernel):
         u = rand()
         at_most, at_least = after * (keep + noised), after * noised
         goes = u * moves >= (1 - u) * at_most
-        index = (~goes & (u * moves >= (1 - u) * at_least)).nonzero()
-        for part in index.split(self.num_at_once(x_t.device)):
-            where = tuple(part.T)
-            p = self.log_prob(log_p(*where), x_t[where]).exp()
-            m = keep[where] * p + noised[where]
-            goes[where] = u[where] * moves[where] >= (1 - u[where]) * after[where] * m
         anew = torch.randint(v, shape, generator=generator, device=x_t.device)
-        index = (goes & (rand() < keep)).nonzero()
+        clean = rand() < keep
+        index = (goes & clean).nonzero()
         anew[tuple(index.T)] = self.draw_tokens(log_p, index, generator)
+        index = (~goes & (u * moves >= (1 - u) * at_least)).nonzero()
+        for part, logits in log_p(index):
+            where = tuple(part.T)
+            m = keep[where] * self.log_prob(logits, x_t[where]).exp() + noised[where]
+            # Not >=: a token of NaN goes, and its draw is refused.
+            goes[where] = ~(u[where] * moves[where] < (1 - u[where]) * after[where] * m)
+            drawn = goes[where] & clean[where]
+            anew[tuple(part[drawn].T)] = categorical(self.normalize(logits[drawn]), generator)
         return torch.where(goes, anew, x_t)

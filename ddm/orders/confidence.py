@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.kernels.sparse import at_once
 from ddm.orders.order import RevealOrder, masked_in, ranked
 
 
@@ -35,12 +34,9 @@ class ScoreOrder(RevealOrder):
     def scores(self, prediction: Prediction) -> Float[Tensor, "B L"]:
         """Return the scores of the masked positions, float64; 0 elsewhere."""
         masked = masked_in(prediction)
-        rows, columns = masked.nonzero(as_tuple=True)
         found = masked.new_zeros(masked.shape, dtype=torch.float64)
-        size = max(1, at_once(rows.device) // prediction.process.kernel.num_states)
-        for row, column in zip(rows.split(size), columns.split(size), strict=True):
-            p = prediction.at(row, column).double().leave_one_out().squeeze(1)
-            found[row, column] = self.score(p)
+        for rows, columns, piece in prediction.tokens(*masked.nonzero(as_tuple=True)):
+            found[rows, columns] = self.score(piece.double().leave_one_out().squeeze(1))
         return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -52,11 +52,10 @@ class Analytic(Sampler):
     ) -> Int[Tensor, "B L"]:
         """Draw from the bridge, at the tokens that change where the kernel knows which do."""
         p = predictions[-1]
-        if not p.process.kernel.absorbing:
-            _ = p.output  # nearly all positions are looked at, some of them twice
 
-        def log_p(rows: Tensor, columns: Tensor) -> Tensor:
-            return p.at(rows, columns).double().log_leave_one_out()[:, 0]
+        def log_p(index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+            for rows, columns, piece in p.tokens(*index.T):
+                yield torch.stack([rows, columns], -1), piece.double().log_leave_one_out()[:, 0]
 
         drawn = p.process.sample_bridge(log_p, p.x_t, p.t, s, generator)
         return super().draw(predictions, s, generator) if drawn is None else drawn

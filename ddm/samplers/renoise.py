@@ -41,12 +41,12 @@ class Renoise(Sampler):
         ValueError: It is out of range.
 
     Example:
-        >>> from ddm import ForwardProcess, SamplingSchedule, Absorbing
+        >>> from ddm import ForwardProcess, SamplingSchedule, Uniform
         >>> from ddm.datamodules import countdown_chain
         >>> from ddm.denoisers import MarkovChainDenoiser
         >>> from ddm.noise import LogLinear
         >>> from ddm.samplers import Renoise
-        >>> process = ForwardProcess(Absorbing(8), LogLinear())
+        >>> process = ForwardProcess(Uniform(8), LogLinear())
         >>> denoiser = MarkovChainDenoiser(process, *countdown_chain(8, 0.01))
         >>> x_1 = process.kernel.sample_prior((2, 6))
         >>> samples = Renoise()(denoiser, x_1, SamplingSchedule.uniform(4))

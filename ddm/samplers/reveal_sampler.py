@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ddm.denoisers import Denoiser, Prediction
 from ddm.functional import categorical, one_hot
-from ddm.kernels.sparse import at_once
 from ddm.orders import Random
 from ddm.orders.order import mask_of, masked_in
 from ddm.process import ForwardProcess
@@ -45,8 +44,7 @@ class RevealSampler(Sampler):
         Positions are not independent: `step` reveals a fixed number of them.
         """
         p = predictions[-1]
-        posterior = p.bridge(torch.zeros_like(s))
-        # Sequences without masks wait for the others at t = 0, where a ratio may be infinite.
+        posterior = p.process.kernel.on_states(p.leave_one_out())
         masked = masked_in(p)[..., None]
         return posterior.where(masked, one_hot(p.x_t, posterior.shape[-1], posterior.dtype))
 
@@ -119,10 +117,8 @@ class RevealSampler(Sampler):
         self, prediction: Prediction, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield single tokens, piece by piece, and what they are drawn from, float64."""
-        size = max(1, at_once(rows.device) // prediction.process.kernel.num_states)
-        for row, column in zip(rows.split(size), columns.split(size), strict=True):
-            token = prediction.at(row, column).double()
-            yield row, column, self.law([token], torch.zeros_like(token.t)).squeeze(1)
+        for row, column, piece in prediction.tokens(rows, columns):
+            yield row, column, self.law([piece.double()], torch.zeros_like(piece.t)).squeeze(1)
 
 
 def counted_steps(

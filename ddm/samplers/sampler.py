@@ -11,12 +11,12 @@ from itertools import pairwise
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, Prediction, chunks, evaluating
 from ddm.functional import categorical, describe, one_hot, require_instance
 from ddm.kernels.sparse import at_once
 from ddm.process import ForwardProcess, keep_given
+from ddm.progress import progress_bar
 from ddm.samplers.cache import CallCounter
 from ddm.schedule import Schedule, times_of
 
@@ -272,7 +272,7 @@ class Sampler(ABC):
         if on_state is not None:
             on_state(x, now)
         with evaluating(denoiser):
-            for step in tqdm(steps, desc="sampling", disable=not progress):
+            for step in progress_bar(steps, desc="sampling", disable=not progress):
                 if not now.any():  # all sequences are done, sooner than the schedule
                     break
                 x = self.step(counter, x, step, generator, free=free)

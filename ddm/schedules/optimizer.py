@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser
-from ddm.files import read_json, write_json
+from ddm.files import read_json, reading, write_json
 from ddm.functional import describe, require_at_least, require_instance
 from ddm.samplers import Sampler
 from ddm.samplers.sampler import check_some_free
@@ -63,25 +63,29 @@ class Optimized:
     def from_dict(cls, content: Mapping[str, Any], path: str = "content") -> Optimized:
         """Rebuild what `to_dict` returned.
 
+        Args:
+            content: What `to_dict` returned.
+            path: What the message of an error calls it.
+
         Raises:
             ValueError: Entries are missing or damaged.
         """
-        try:
-            schedules = {
-                int(n): SamplingSchedule.from_dict(s, path) for n, s in content["schedules"].items()
-            }
-            table, num_calls = content["table"], content["num_calls"]
+        schedules = {}
+        with reading(path, "optimized schedules", "Optimized.save"):
+            named, table, num_calls = (content[x] for x in ("schedules", "table", "num_calls"))
             require_at_least(0, num_calls=num_calls)
-            if not (table is None or isinstance(table, Mapping)):
-                raise TypeError(f"`table` is {table!r}")
+            require_instance(dict, remedy="name each by its number of steps", schedules=named)
             said = content.get("evidence")  # older files have none
-            evidence = None if said is None else Evidence(**said)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"`{path}` must hold optimized schedules, but {error!r}; write it with "
-                "`Optimized.save`."
-            ) from error
-        table = None if table is None else CostTable.from_dict(table)
+        for name, one in named.items():
+            schedule = SamplingSchedule.from_dict(one, f"{path}: schedules.{name}")
+            if str(name) != str(schedule.num_steps):
+                raise ValueError(
+                    f"`{path}` must name schedules by numbers of steps, got '{name!s:.20}' for "
+                    f"one of {schedule.num_steps}; write it with `Optimized.save`."
+                )
+            schedules[schedule.num_steps] = schedule
+        table = None if table is None else CostTable.from_dict(table, f"{path}: table")
+        evidence = None if said is None else Evidence.from_dict(said, f"{path}: evidence")
         return cls(schedules, num_calls, table, evidence)
 
     def save(self, path: str | Path) -> None:

@@ -50,6 +50,16 @@ class Setting:
                 )
 
 
+def check_made_for(schedule: SamplingSchedule, process: ForwardProcess, sampler: Sampler) -> None:
+    """Refuse a schedule that was found for another kernel, noise or sampler; not all say for which.
+
+    Raises:
+        ValueError: They differ, or the order that it names cannot be made.
+    """
+    here = Setting.of(process, sampler_of(schedule, sampler))
+    here.check(schedule.info, "the schedule was found for", "optimize it again")
+
+
 def sampler_of(schedule: Schedule, sampler: Sampler) -> Sampler:
     """Return the sampler that a schedule is for: in the order that it names, if it names one.
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,20 +13,23 @@ from ddm.kernels import Uniform
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.samplers import Analytic
-from ddm.schedules import OptimalSteps, Optimized
+from ddm.schedules import Evidence, OptimalSteps, Optimized
 
 WRONG = (None, "x", True, [], {}, -1, 2.5e300, "1", [None], [[0.5]], {"a": 1}, -0.5, 10**400)
 
 
 @pytest.fixture(scope="module")
 def optimized() -> Optimized:
-    """Return schedules with their table."""
+    """Return schedules with their table and evidence."""
     process = ForwardProcess(Uniform(3), LogLinear())
     joint = torch.tensor([[0.3, 0.1, 0.0], [0.0, 0.2, 0.1], [0.1, 0.0, 0.2]], dtype=torch.float64)
     x_0 = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 2], [2, 0], [2, 2], [0, 0], [1, 1]])
     search = OptimalSteps(num_times=6, pilot_times=4)
     denoiser = ExactDenoiser(process, joint)
-    return search(denoiser, Analytic(), x_0, [2, 3], generator=torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    found = search(denoiser, Analytic(), x_0, [2, 3], generator=noise)
+    said = Evidence("b", {"a": 1.0, "b": 0.5}, {"a": 0.0, "b": 0.1}, 0.99, 8, 4)
+    return replace(found, evidence=said)
 
 
 def spots(content: object, path: tuple = ()) -> list[tuple]:
@@ -70,8 +74,8 @@ def test_values_of_files(optimized: Optimized, tmp_path, wrong: object) -> None:
         else:
             legal = (
                 isinstance(wrong, int | float)
-                or wrong == "1"
-                or "info" in folders
-                or "setting" in folders
+                or {"info", "setting"} & {*folders, last}
+                or (isinstance(wrong, str) and last == "source")
+                or (wrong is None and last in ("table", "evidence"))
             )
             assert legal, (folders, last, wrong)

@@ -8,11 +8,11 @@ from dataclasses import asdict
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, evaluating
 from ddm.functional import gather_made, gather_objects, require_at_least, require_instance
 from ddm.kernels import Kernel
+from ddm.progress import progress_bar
 from ddm.samplers import KGillespie, Sampler
 from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.jys.golden_section import golden_section
@@ -106,7 +106,7 @@ class JumpYourSteps(ScheduleOptimizer):
         batches = list(zip(x_0.split(size), masks, strict=True))
         most = x_0.shape[1] if free is None else max(gather_objects(int(free.sum(-1).max())))
         schedules, num_calls = {}, 0
-        with tqdm(total=num_searches(numbers), desc="splits", disable=not progress) as bar:
+        with progress_bar(total=num_searches(numbers), desc="splits", disable=not progress) as bar:
 
             def split(left: float, right: float) -> Split | None:
                 nonlocal num_calls

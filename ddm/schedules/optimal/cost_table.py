@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ddm.files import read_json, write_json
+from ddm.files import read_json, reading, write_json
 from ddm.functional import check_times
 from ddm.process import ForwardProcess
 from ddm.samplers import Sampler
@@ -225,25 +225,21 @@ class CostTable:
         return cls.from_dict(read_json(path), str(path))
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], path: str = "content") -> CostTable:
+    def from_dict(cls, content: Any, path: str = "content") -> CostTable:  # noqa: ANN401
         """Build a table from the content of its JSON file.
 
         Raises:
             ValueError: Entries are missing, or `CostTable` refuses them.
         """
-        content = dict(content)
-        content.pop("held_out", None)  # means, in files of the first version
-        try:
-            setting = Setting(**content.pop("setting"))
+        with reading(path, "a cost table", "CostTable.save"):
+            rest = {**content}
+            rest.pop("held_out", None)  # means, in files of the first version
+            setting = Setting(**rest.pop("setting"))
             arrays: dict[str, Any] = {
-                name: np.array(content.pop(name), dtype=np.float64)
+                name: _numbers(name, rest.pop(name))
                 for name in ("times", "excess", "standard_error", "retention")
             }
-            return cls(setting=setting, **arrays, **content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"`{path}` must hold a cost table, but {error}; write it with `CostTable.save`."
-            ) from error
+            return cls(setting=setting, **arrays, **rest)
 
     def _steps(self, t: Float[np.ndarray, " N"], s: Float[np.ndarray, " N"]) -> np.ndarray:
         """Return the weighted excess of steps between any times."""
@@ -264,3 +260,10 @@ class CostTable:
                 "from files; measure it again, `OptimalSteps.table`."
             )
         return curvature(self.held_out)
+
+
+def _numbers(name: str, value: object) -> np.ndarray:
+    try:
+        return np.array(value).astype(np.float64, casting="safe")  # no words for numbers
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be an array of numbers, got {value!r:.80}") from error

@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.denoisers import Denoiser, checked_call, chunks, evaluating
-from ddm.functional import gather_made, seeded
+from ddm.files import reading
+from ddm.functional import (
+    gather_made,
+    require_at_least,
+    require_instance,
+    require_number,
+    seeded,
+)
 from ddm.kernels.sparse import CHUNK
 from ddm.samplers import Sampler
 from ddm.schedule import SamplingSchedule
@@ -52,6 +60,37 @@ class Evidence:
     confidence: float
     num_samples: int
     num_calls: int
+
+    @classmethod
+    def from_dict(cls, content: Any, path: str = "content") -> Evidence:  # noqa: ANN401
+        """Build evidence from what `dataclasses.asdict` makes of it.
+
+        Args:
+            content: The entries of a file.
+            path: What the message of an error calls it.
+
+        Raises:
+            ValueError: Entries are missing, of another kind or out of their range.
+        """
+        with reading(path, "evidence", "Optimized.save"):
+            found = cls(**content)
+            require_instance(
+                dict,
+                remedy="give a number to every candidate",
+                distances=found.distances,
+                errors=found.errors,
+            )
+            if found.winner not in list(found.distances):
+                raise ValueError(
+                    f"`winner` must be one of {list(found.distances)}, got {found.winner!r:.80}"
+                )
+            for name in found.distances:
+                for kind in ("distances", "errors"):
+                    value = getattr(found, kind)[name]
+                    require_number(f"{kind}.{name}", value, 0, math.inf, "compare samples again")
+            require_number("confidence", found.confidence, 0, 1, "it is a probability")
+            require_at_least(0, num_samples=found.num_samples, num_calls=found.num_calls)
+        return found
 
     def __str__(self) -> str:
         """Return the winner, with how much closer it is than the first candidate."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, evaluating
 from ddm.functional import require_at_least
+from ddm.progress import progress_bar
 from ddm.samplers import CallCounter, KGillespie, Priced, Reveal, Sampler
 from ddm.schedule import SamplingSchedule, step_numbers
 from ddm.schedules.optimal.shortest_path import shortest_paths
@@ -115,7 +115,7 @@ class OptimalCounts(ScheduleOptimizer):
         with evaluating(denoiser):
             _, paths = shortest_paths(search.table(grid), max(numbers))
             schedules = {}
-            for n in tqdm(numbers, desc="counts", disable=not progress):
+            for n in progress_bar(numbers, desc="counts", disable=not progress):
                 shares = {"optimal counts": grid[paths[n]] / search.length}
                 if not search.additive:
                     shares["searched counts"] = search.search(n, self.num_tries)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddm.denoisers import Prediction
-from ddm.kernels.sparse import CHUNK
+from ddm.kernels.sparse import CHUNK, cached
 
 LARGEST_WEIGHT = 10.0
 """Largest weight of a token in the estimate of `still_seen`."""
@@ -68,9 +68,7 @@ def blind_errors(
     index = free.nonzero()
     index = index[first % max(1, min(stride, len(index))) :: stride]
     errors = torch.zeros(*x_t.shape, 2, dtype=torch.float64, device=x_t.device)
-    # What is made of so many probabilities stays in the caches of a CPU: three times as fast.
-    size = CHUNK // 16 if x_t.device.type == "cpu" else CHUNK
-    for part in index.split(max(1, size // kernel.num_states)):
+    for part in index.split(max(1, min(CHUNK, cached(x_t.device)) // kernel.num_states)):
         rows, columns = part.T
         ratio, before = blind_ratio(prediction.at(rows, columns).double(), s)
         test = sign_test(judge.at(rows, columns).double(), s)

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from ddm.denoisers import Denoiser, Prediction, check_output, chunks
 from ddm.functional import gather_made
-from ddm.kernels.sparse import CHUNK, at_once
+from ddm.kernels.sparse import CHUNK
+from ddm.progress import progress_bar
 from ddm.samplers.sampler import check_some_free
 from ddm.schedules.optimal.retention import blind_errors
 
@@ -99,7 +100,7 @@ def measure_step_costs(
     size = batch_size or len(x_0)
     masks = [None] * -(-len(x_0) // size) if free is None else free.split(size)
     batches = list(zip(x_0.split(size), masks, strict=True))
-    bar: tqdm[Any] = tqdm(
+    bar = progress_bar(
         total=len(batches) * (len(times) - 1), desc="step costs", disable=not progress
     )
 
@@ -163,10 +164,7 @@ def row_costs(
     hidden = ~kernel.is_revealed(p.x_t)
     index = (hidden if p.free is None else hidden & p.free).nonzero()
     nats = torch.zeros(2, len(s), *x_0.shape, dtype=torch.float64, device=x_0.device)
-    size = max(1, at_once(x_0.device) // kernel.num_states)
-    for first in range(0, len(index), size):
-        rows, columns = index[first : first + size].T
-        piece = p.at(rows, columns)
+    for rows, columns, piece in p.tokens(*index.T):
         check_output(piece)
         found = step_costs(piece, x_0[rows, columns][:, None], s)
         nats[:, :, rows, columns] = torch.stack(found)
