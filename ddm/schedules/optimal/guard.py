@@ -65,7 +65,8 @@ def choose(
     nothing but noise. Where uniform steps are not known to cost anything they stay.
 
     Where samples have compared schedules they decide, as costs may be small by their weights alone:
-    the new schedule is kept, or uniform steps if their samples are closer to data.
+    the new schedule is kept, or uniform steps if their samples are closer to data. The previous
+    schedule, of an older network, drew none.
 
     Args:
         table: Costs with `held_out` sequences; one that was read from a file has none.
