@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.optimizer import schedules_beside
@@ -29,10 +30,11 @@ def closing_lines(trainer: Trainer) -> list[str]:
         lines += [f"schedules    {beside}"]
         lines += better_lines(found, name)
     lines += [f"checkpoint   {checkpoint}"]
-    # Not `trainer.log_dir`, which asks all processes.
-    folder = getattr(trainer.logger, "log_dir", None)
-    if folder is not None:
-        lines += [f"TensorBoard  tensorboard --logdir {shlex.quote(str(folder))}"]
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            lines += [f"TensorBoard  tensorboard --logdir {shlex.quote(logger.log_dir)}"]
+        elif logger.log_dir is not None:
+            lines += [f"log          {logger.log_dir}"]
     return [*lines, f"next         ddm sample {name} --num-steps {steps}"]
 
 
