@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -472,14 +472,17 @@ def test_sigterm(trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
 
 
 def test_last_words_name_what_the_loggers_wrote(trained: Path, tmp_path: Path) -> None:
-    """TensorBoard is named where it has files, any other logger by its folder."""
+    """TensorBoard is named where it has files, any logger by its folder, and whom to trust."""
     saved = ModelCheckpoint(tmp_path)
     saved.last_model_path = str(trained / "tiny.yaml")  # any file
     loggers = [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "board")]
     run = Trainer(callbacks=[saved], logger=loggers, accelerator="cpu", enable_progress_bar=False)
-    assert closing_lines(run)[2:4] == [
+    run.strategy.connect(LightningModule())
+    run.lightning_module.save_hyperparameters({"kernel": {"class_path": "rings.Ring"}})
+    assert closing_lines(run)[2:] == [
         f"log          {tmp_path}/csv/version_0",
         f"TensorBoard  tensorboard --logdir {tmp_path}/board/version_0",
+        f"next         ddm sample {saved.last_model_path} --trust rings --num-steps 32",
     ]
 
 
