@@ -606,6 +606,9 @@ def test_checkpoint_of_a_module_made_in_python(tmp_path: Path) -> None:
     for wrong in ({"kernel": Uniform(V + 1)}, {"kernel": Absorbing(V), "noise": Constant()}):
         with pytest.raises(ValueError, match="must be the one that the checkpoint was trained"):
             DiscreteDiffusion.load_from_checkpoint(path, **parts, **wrong)
+    wider = {**parts, "backbone": lambda num_states: MLP(num_states, length=L, dim=9, depth=1)}
+    with pytest.raises(ValueError, match=r"`backbone` must be .* differ \(size mismatch for den"):
+        DiscreteDiffusion.load_from_checkpoint(path, kernel=Absorbing(V), **wider)
     with pytest.raises(ValueError, match="`checkpoint` must hold a `DiscreteDiffusion` with its"):
         load_model(path)
 
