@@ -271,9 +271,11 @@ class Adapter(NetworkDenoiser):
 
 
 def logits_of(output: Any) -> Any:  # noqa: ANN401 (of any network)
-    """Return the logits of what a network returns: a tensor, a tuple or an object with `logits`."""
+    """Return the logits of what a network returns: a tensor, the first of a tuple, or `logits`."""
     if isinstance(output, tuple):
         return output[0]
+    if isinstance(output, dict):
+        return output.get("logits", output)
     return getattr(output, "logits", output)
 
 
