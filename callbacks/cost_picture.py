@@ -14,6 +14,7 @@ from ddm.callbacks.overview import COLORS
 from ddm.schedules import CostTable
 
 MARKERS = {"uniform": "s", "cosine": "^", "previous": "D", "new": "o"}
+RANGE = 1000
 
 
 def plot_update_costs(updates: Sequence[Mapping[str, Any]], table: CostTable) -> Figure:
@@ -35,8 +36,11 @@ def plot_update_costs(updates: Sequence[Mapping[str, Any]], table: CostTable) ->
     steps = sorted({update["step"] for update in updates})
     for axes, ticks in ((above, numbers), (below, steps[:: max(1, len(steps) // 6)])):
         axes.set_xscale("log")
-        if any(np.nanmax(line.get_ydata(), initial=0.0) > 0 for line in axes.lines):
+        largest = max(np.nanmax(line.get_ydata(), initial=0.0) for line in axes.lines)
+        if largest > 0:
             axes.set_yscale("log")
+            # Chance makes some costs next to nothing, which would press the others together.
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], largest / RANGE))
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # ticks in narrow ranges
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.spines[["top", "right"]].set_visible(False)
@@ -67,7 +71,7 @@ def _candidates(axes: Axes, update: Mapping[str, Any], table: CostTable) -> None
 
 def _history(axes: Axes, updates: Sequence[Mapping[str, Any]]) -> None:
     """Draw the costs of uniform and kept schedules against the training step."""
-    steps = [update["step"] for update in updates]
+    steps, ends = [update["step"] for update in updates], {}
     for k, last in enumerate(updates[-1]["schedules"]):
         rows = [update["schedules"][k] for update in updates]
         kept = [_positive(r["costs"].get(r["winner"], np.nan)) for r in rows]
@@ -75,11 +79,12 @@ def _history(axes: Axes, updates: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(steps, uniform, ":", color=COLORS["uniform"], linewidth=1)
         axes.plot(steps, kept, color="0.15", linewidth=1)
         axes.scatter(steps, kept, 16, [COLORS.get(r["winner"], "k") for r in rows], zorder=3)
-        end = [cost for cost in kept if np.isfinite(cost)][-1:]
-        if end:
+        ends[f"{last['num_steps']} steps"] = ([0.0] + [cost for cost in kept if cost > 0])[-1]
+    for label, cost in ends.items():
+        if cost > max(ends.values()) / RANGE:
             axes.annotate(
-                f"{last['num_steps']} steps",
-                (1, end[0]),
+                label,
+                (1, cost),
                 (4, 0),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",

@@ -80,7 +80,8 @@ def seeded(device: torch.device | str, *words: int) -> torch.Generator:
     """Return a generator on a device whose stream depends on all of some non-negative numbers.
 
     The CPU generator reads 32 bits of its seed; `SeedSequence` mixes all words into them, so that
-    neighboring seeds, ranks and steps share no part of their streams.
+    neighboring seeds, ranks and steps share no part of their streams. Zeros at the end are no words
+    of their own: streams of one kind have as many words.
     """
     (state,) = np.random.SeedSequence(words).generate_state(1)
     return torch.Generator(device).manual_seed(int(state))

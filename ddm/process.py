@@ -144,12 +144,14 @@ class ForwardProcess(nn.Module):
         t: Float[Tensor, "..."],
         s: Float[Tensor, "..."],
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"] | None:
         """Draw x_s given x_t without all of `bridge`; None if the kernel knows no such way."""
         if not isinstance(self.kernel, SparseKernel):
             return None
         levels = self._level(t, x_t), self._level(s, x_t)
-        return self.kernel.sample_bridge(log_p, x_t, *levels, generator)
+        return self.kernel.sample_bridge(log_p, x_t, *levels, generator, free=free)
 
     def overshoot(
         self, t: Float[Tensor, "*shape"], s: Float[Tensor, "*shape"], strength: float

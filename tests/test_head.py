@@ -115,6 +115,14 @@ def test_no_token_is_computed_that_stays(apart):
         Analytic().step(denoiser, x, step, torch.Generator().manual_seed(2))
         shares.append(denoiser.backbone.num_tokens / x.numel())
     assert 1 >= shares[0] > shares[1] > 0.2 > shares[2]
+    denoiser.backbone.num_tokens, free = 0, torch.zeros_like(x, dtype=torch.bool)
+    free[:, 2] = True
+    step = Step(times_like(0.5, x), times_like(0.0, x))
+    generator = torch.Generator().manual_seed(2)
+    moved = Analytic().step(denoiser, x, step, generator, free=free) != x
+    assert 0 < denoiser.backbone.num_tokens <= 40
+    assert moved[free].any()
+    assert not moved[~free].any()
 
 
 @torch.no_grad()

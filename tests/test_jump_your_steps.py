@@ -118,6 +118,13 @@ def test_golden_section_shrinks_like_the_golden_ratio(name, lower, width, place,
     assert error <= 0.6181 ** (num_probes - 1) + rounding
 
 
+def test_golden_section_with_one_probe():
+    """One probe is allowed: the golden section of the bracket is the peak."""
+    peak = golden_section(lambda x: -x, 0, 1, num_probes=1, margin=0.0)
+    assert peak.num_probes == 1
+    assert peak.value == -peak.at == pytest.approx((math.sqrt(5) - 3) / 2, abs=1e-15)
+
+
 def test_golden_section_stops_at_the_tolerance():
     """A bracket of 0.01 of the first one takes 1 + ceil(log(0.01) / log(0.618)) = 11 probes."""
     peak = golden_section(lambda x: -abs(x - 0.4), 0, 1, num_probes=99, tolerance=0.01, margin=0.0)

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from ddm.backbones import MLP, Transformer
 from ddm.callbacks import JYSScheduleCallback, SampleLogger
 from ddm.callbacks.budget import Budget
+from ddm.callbacks.cost_picture import plot_update_costs
 from ddm.callbacks.history import UpdateHistory
 from ddm.callbacks.overview import binned_density, plot_overview
 from ddm.callbacks.schedule_log import SECTION
@@ -35,6 +37,7 @@ from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.schedules import (
     BySamples,
+    CostTable,
     JumpYourSteps,
     OptimalSteps,
     Optimized,
@@ -549,6 +552,28 @@ def test_overview_of_many_steps():
     drawn = [line.get_ydata()[0] for line in axes.lines]
     assert drawn == pytest.approx([1 - k / 100 for k in range(4, 100, 4)])
     assert [text.get_text() for text in axes.texts] == ["1 of 4 steps"]
+
+
+def test_picture_of_costs():
+    """What costs next to nothing by chance presses no other cost together, and has no label."""
+    updates = [
+        {
+            "step": step,
+            "schedules": [
+                {"num_steps": n, "winner": "new", "costs": {"uniform": 9.0, "new": cost}}
+                for n, cost in ((4, 8.0), (8, 1e-6), (16, -1.0))
+            ],
+        }
+        for step in (1, 2)
+    ]
+    table = create_autospec(CostTable, instance=True)
+    table.cost.return_value = 1e-9
+    above, below = plot_update_costs(updates, table).axes
+    for axes in (above, below):
+        low, high = axes.get_ylim()
+        assert low == pytest.approx(0.009)
+        assert high > 9
+    assert [text.get_text() for text in below.texts] == ["4 steps"]
 
 
 def test_history_is_bounded():

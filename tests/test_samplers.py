@@ -412,8 +412,9 @@ def test_reproducible(kernel, sampler):
     assert not torch.equal(a, c)
 
 
-def test_progress(capsys):
+def test_progress(capsys, monkeypatch):
     """Sampling is silent unless a progress bar is asked for."""
+    monkeypatch.setattr("ddm.progress.SECONDS", 0.0)
     denoiser, _ = exact_denoiser(Uniform(3), NOISES[0])
     x = torch.zeros(2, LENGTH, dtype=torch.long)
     Analytic()(denoiser, x, TIMES)

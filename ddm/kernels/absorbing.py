@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.functional import all_but_one, normalized, one_hot
@@ -118,9 +118,11 @@ class Absorbing(SparseKernel):
         sigma_t: Float[Tensor, "..."],
         sigma_s: Float[Tensor, "..."],
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"]:
         """Reveal every mask with probability 1 - (1 - exp(-sigma_s)) / (1 - exp(-sigma_t))."""
         u = torch.rand(x_t.shape, generator=generator, dtype=torch.float64, device=x_t.device)
         reveal = (x_t == self.mask) & (u * torch.expm1(-sigma_t) <= torch.expm1(-sigma_s))
-        index = reveal.nonzero()
+        index = (reveal if free is None else reveal & free).nonzero()
         return x_t.index_put(tuple(index.T), self.draw_tokens(log_p, index, generator))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.functional import categorical
@@ -47,6 +47,8 @@ class SparseKernel(Kernel):
         sigma_t: Float[Tensor, "..."],
         sigma_s: Float[Tensor, "..."],
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"]:
         """Draw x_s given x_t.
 
@@ -56,6 +58,7 @@ class SparseKernel(Kernel):
             sigma_t: Level to start from, a scalar or (B, 1).
             sigma_s: Level to land at, at most sigma_t.
             generator: Source of randomness.
+            free: Where tokens may change; None if they may everywhere.
         """
 
     def draw_tokens(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddm.functional import all_but_one, categorical, normalized, one_hot, positive_log
@@ -142,6 +142,8 @@ class Uniform(SparseKernel):
         sigma_t: Float[Tensor, "..."],
         sigma_s: Float[Tensor, "..."],
         generator: torch.Generator | None = None,
+        *,
+        free: Bool[Tensor, "B L"] | None = None,
     ) -> Int[Tensor, "B L"]:
         r"""Draw whether the token stays, else whether it is noise, else from the posterior.
 
@@ -161,12 +163,14 @@ class Uniform(SparseKernel):
         # Stay if u moves < (1 - u) after m(x_t): odds, so that m need not be divided by anything.
         u = rand()
         at_most, at_least = after * (keep + noised), after * noised
-        goes = u * moves >= (1 - u) * at_most
+        may = u * moves >= (1 - u) * at_least
+        may = may if free is None else may & free
+        goes = may & (u * moves >= (1 - u) * at_most)
         anew = torch.randint(v, shape, generator=generator, device=x_t.device)
         clean = rand() < keep
         index = (goes & clean).nonzero()
         anew[tuple(index.T)] = self.draw_tokens(log_p, index, generator)
-        index = (~goes & (u * moves >= (1 - u) * at_least)).nonzero()
+        index = (may & ~goes).nonzero()
         for part, logits in log_p(index):
             where = tuple(part.T)
             m = keep[where] * self.log_prob(logits, x_t[where]).exp() + noised[where]

@@ -57,5 +57,5 @@ class Analytic(Sampler):
             for rows, columns, piece in p.tokens(*index.T):
                 yield torch.stack([rows, columns], -1), piece.double().log_leave_one_out()[:, 0]
 
-        drawn = p.process.sample_bridge(log_p, p.x_t, p.t, s, generator)
+        drawn = p.process.sample_bridge(log_p, p.x_t, p.t, s, generator, free=p.free)
         return super().draw(predictions, s, generator) if drawn is None else drawn
