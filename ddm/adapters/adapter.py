@@ -94,8 +94,8 @@ class TokenIds:
         """
         if self.mask is None:
             raise ValueError(
-                "`tokenizer` must have a mask token, got none (`mask_token_id`, or "
-                "`model.config.mask_token_id`); give `TokenIds(vocab_size, mask=...)` by hand."
+                "`tokenizer` must have a mask token, got none, nor does the model's configuration; "
+                "write its `mask_token_id` there, or give `TokenIds(vocab_size, mask=...)` by hand."
             )
         return self.mask
 
