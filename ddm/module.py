@@ -365,6 +365,22 @@ class DiscreteDiffusion(LightningModule):
             "loaders": loop.get("combined_loader", []),
         }
 
+    def load_state_dict(self, *args: Any, **settings: Any) -> Any:  # noqa: ANN401
+        """Load weights, as any module does.
+
+        Raises:
+            ValueError: They are those of another network.
+        """
+        try:
+            return super().load_state_dict(*args, **settings)
+        except RuntimeError as error:
+            _, *lines = str(error).splitlines()
+            raise ValueError(
+                f"`backbone` must be the network that the weights belong to, but {len(lines)} "
+                f"things differ ({' '.join(lines)[:200].strip()}); use the configuration that it "
+                "was trained with."
+            ) from error
+
     def _refuse_nan(self, name: str) -> None:
         raise ValueError(
             f"`{name}` must be finite, got NaN or inf at step {self.trainer.global_step}; lower "

@@ -147,14 +147,14 @@ def test_golden_section_on_whole_numbers_finds_every_peak():
         for top in range(1, cells):
             seen = []
             peak = golden_section(
-                lambda x, top=top, seen=seen: seen.append(x) or -abs(x - top),
+                lambda x, top=top, seen=seen: seen.append(x) or -abs(x - top / 4),
                 0.0,
-                float(cells),
-                spacing=1.0,
+                cells / 4,
+                spacing=0.25,
             )
-            assert peak.at == top, (cells, top)
+            assert peak.at == top / 4, (cells, top)
             assert len(seen) == len(set(seen)) == peak.num_probes
-            assert all(x == round(x) and 0 < x < cells for x in seen)
+            assert all(4 * x == round(4 * x) and 0 < 4 * x < cells for x in seen)
 
 
 def test_golden_section_errors():

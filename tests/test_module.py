@@ -606,6 +606,9 @@ def test_checkpoint_of_a_module_made_in_python(tmp_path: Path) -> None:
     for wrong in ({"kernel": Uniform(V + 1)}, {"kernel": Absorbing(V), "noise": Constant()}):
         with pytest.raises(ValueError, match="must be the one that the checkpoint was trained"):
             DiscreteDiffusion.load_from_checkpoint(path, **parts, **wrong)
+    wider = {**parts, "backbone": lambda num_states: MLP(num_states, length=L, dim=9, depth=1)}
+    with pytest.raises(ValueError, match=r"`backbone` must be .* differ \(size mismatch for den"):
+        DiscreteDiffusion.load_from_checkpoint(path, kernel=Absorbing(V), **wider)
     with pytest.raises(ValueError, match="`checkpoint` must hold a `DiscreteDiffusion` with its"):
         load_model(path)
 
@@ -680,6 +683,15 @@ def test_sample_logger_in_validation_alone(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, callbacks=SampleLogger(2, [2], every_n_epochs=10))
     (metrics,) = trainer.validate(make_module(), make_data(), verbose=False)
     assert "samples/countdown_error_2" in metrics
+
+
+def test_sample_logger_without_epochs(tmp_path: Path) -> None:
+    """Where validation comes after a number of batches, every one of them draws samples."""
+    arguments = {"val_check_interval": 1, "check_val_every_n_epoch": None, "max_epochs": 1}
+    logger = SampleLogger(2, [2], every_n_epochs=10)
+    trainer = make_trainer(tmp_path, callbacks=logger, **arguments)
+    trainer.fit(make_module(), make_data())
+    assert "samples/countdown_error_2" in trainer.callback_metrics
 
 
 def test_sample_logger_without_metrics(tmp_path: Path) -> None:
