@@ -109,7 +109,8 @@ def _panel(
     colors = [COLORS.get(row["winner"], "k") for row in rows]
     axes.scatter(steps, np.full(len(rows), 1.05), 14, colors, marker="s", clip_on=False)
     gain = rows[-1]["gain"]
-    words = f"{gain:.0%} less cost" if gain > 0 else "no gain"
+    # By chance a measured cost may be below zero, and a gain above one.
+    words = f"{min(gain, 1.0):.0%} less cost" if gain > 0 else "no gain"
     axes.set_title(f"{number} step{'s' * (number > 1)}: {words}", fontsize=8, loc="left", pad=9)
     if every > 1:
         white = {"color": "w", "alpha": 0.8, "pad": 1}

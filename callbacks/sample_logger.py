@@ -51,7 +51,8 @@ class SampleLogger(Callback):
     Args:
         num_samples: Number of samples per schedule, over all processes.
         num_steps: Numbers N of sampling steps.
-        every_n_epochs: Draw in the validation of every n-th epoch, and in `trainer.validate`.
+        every_n_epochs: Draw in the validation of every n-th epoch, and in `trainer.validate`; in
+            every validation where the trainer counts batches (`check_val_every_n_epoch=None`).
         num_shown: Number of samples that are shown.
         num_trajectories: Number of samples whose way from noise to data is shown.
         seed: Seed of the noise.
@@ -100,6 +101,8 @@ class SampleLogger(Callback):
         """
         last = dataloader_idx == 0 and batch_idx + 1 == trainer.num_val_batches[0]
         alone = trainer.state.fn != "fit"  # `trainer.validate` is asked for once
+        # A stream is one epoch, however long.
+        alone = alone or trainer.check_val_every_n_epoch is None
         due = alone or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if not last or not due or trainer.sanity_checking:
             return

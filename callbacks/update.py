@@ -134,9 +134,16 @@ def _sequences(
 
 
 def _facts(decision: Decision) -> dict[str, Any]:
+    times = decision.schedule.times
+    fixed = {
+        "uniform": SamplingSchedule.uniform(len(times) - 1),
+        "cosine": SamplingSchedule.cosine(len(times) - 1),
+    }
+    # A previous schedule that is one of these is called so.
+    names = [name for name, schedule in fixed.items() if schedule.times == times]
     return {
-        "times": list(decision.schedule.times),
-        "winner": decision.winner,
+        "times": list(times),
+        "winner": [*names, decision.winner][0],
         "costs": decision.costs,
         "gain": decision.gain,
         "gain_error": decision.gain_error,

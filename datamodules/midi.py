@@ -32,7 +32,7 @@ from ddm.datamodules.music import (
     synthesize,
     tokens_to_midi,
 )
-from ddm.datamodules.sequences import SequenceDataModule, save_as_text, save_figure
+from ddm.datamodules.sequences import SequenceDataModule
 from ddm.datamodules.smf import read_music
 from ddm.files import replacing
 from ddm.functional import require_at_least
@@ -262,8 +262,7 @@ class Midi(SequenceDataModule):
         Returns:
             The files written.
         """
-        paths = save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
-        save_figure(self.samples_figure(tokens), paths[1])
+        paths = super().save_samples(tokens, folder)
         for i, row in enumerate(tokens):
             paths.append(folder / f"sample_{i:04d}.mid")
             with replacing(paths[-1]) as unfinished:

@@ -161,12 +161,12 @@ class SequenceDataModule(LightningDataModule, ABC):
         return [], 0
 
     def save_samples(self, tokens: Int[Tensor, "B L"], folder: Path) -> list[Path]:
-        """Write samples for people to look at: by default as text and as a picture of the tokens.
+        """Write samples for people to look at: by default as text and the first 64 as a picture.
 
         Returns:
             The files written.
         """
-        return save_as_text(self.decode(tokens), tokens, self.vocab_size, folder)
+        return save_as_text(self.decode(tokens), self.samples_figure(tokens[:64]), folder)
 
     def trajectory_figure(
         self, times: Float[Tensor, "T M"], states: Int[Tensor, "T M L"]
@@ -235,15 +235,13 @@ class SequenceDataModule(LightningDataModule, ABC):
         }
 
 
-def save_as_text(
-    texts: Sequence[str], tokens: Int[Tensor, "B L"], vocab_size: int, folder: Path
-) -> list[Path]:
-    """Write `samples.txt` and a picture of the tokens, `samples.png`; return the paths."""
+def save_as_text(texts: Sequence[str], picture: Figure, folder: Path) -> list[Path]:
+    """Write `samples.txt` and `samples.png`; return the paths."""
     paths = [folder / "samples.txt", folder / "samples.png"]
     rule = "\n" + 72 * "-" + "\n" if any("\n" in text for text in texts) else "\n"
     with replacing(paths[0]) as unfinished:
         unfinished.write_text(rule.join(texts) + "\n", encoding="utf-8")
-    save_figure(token_figure(tokens[:64], vocab_size), paths[1])
+    save_figure(picture, paths[1])
     return paths
 
 

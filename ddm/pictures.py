@@ -80,7 +80,7 @@ def text_figure(text: str, width: int = 140) -> Figure:
         for start in range(0, max(len(line), 1), width)
     ][:150]  # a page of it takes a second
     letter = 7 / 72  # inches; the font is .602 of it wide
-    size = (0.3 + 0.61 * letter * max(map(len, lines)), 0.2 + 1.4 * letter * len(lines))
+    size = (0.3 + 0.61 * letter * max(map(len, lines), default=1), 0.2 + 1.4 * letter * len(lines))
     figure = Figure(figsize=size)
     style = {"family": "monospace", "size": 72 * letter, "va": "top", "linespacing": 1.4}
     # A dollar is no formula here.

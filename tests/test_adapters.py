@@ -24,7 +24,7 @@ from ddm.adapters import (
     sample_blocks,
 )
 from ddm.datamodules import countdown_chain, sample_chain
-from ddm.denoisers import MarkovChainDenoiser
+from ddm.denoisers import MarkovChainDenoiser, MeanDenoiser
 from ddm.kernels import Absorbing, Uniform
 from ddm.losses import CrossEntropy
 from ddm.noise import LogLinear
@@ -765,3 +765,29 @@ def test_optimal_schedules_beat_uniform_ones_with_a_trained_diffusion_gemma():
             fits = (first >= 2) & (second >= 2) & ((first - second == 1) | (first == 2))
             broken.append(float((~fits).double().mean()))
         assert broken[1] < broken[0] - 0.013, (number, broken)
+
+
+class Foreign(nn.Module):
+    """A network of tokens by another name, which returns a mapping."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(V, V)
+
+    def forward(self, idx):
+        return {"logits": self.embed(idx)}
+
+
+def test_networks_of_other_arguments():
+    """One that takes others is told what to write; logits in a mapping are found."""
+    network, x = Foreign(), torch.full((1, 3), FIRST)
+    process = ForwardProcess(Absorbing(V, mask=MASK), LogLinear())
+    for denoiser, name in (
+        (MaskedLM(network, TokenIds(V, mask=MASK)), "MaskedLM"),
+        (MeanDenoiser(network, process), "MeanDenoiser"),
+    ):
+        with pytest.raises(TypeError, match=f"what `{name}` calls it with.*`time=NoTime"):
+            denoiser(x, 0.5)
+    network.forward = lambda input_ids: {"logits": network.embed(input_ids)}
+    logits = MaskedLM(network, TokenIds(V, mask=MASK))(x, 0.5).output
+    torch.testing.assert_close(logits, network.embed(x))

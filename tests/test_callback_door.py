@@ -19,7 +19,7 @@ from ddm.kernels import Absorbing
 from ddm.noise import LogLinear
 from ddm.process import ForwardProcess
 from ddm.samplers import FirstHitting
-from ddm.schedules import OptimalSteps, SamplingSchedule
+from ddm.schedules import Decision, OptimalSteps, SamplingSchedule
 from test_jys_callback import SMALL, L, Spy, V, data, module, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
@@ -95,6 +95,17 @@ def test_padding_beside_tokens_of_another_name(tmp_path):
     assert len(callback.updates) == 1
     _, free = callback._recent.latest()
     assert torch.equal(free, mask.bool().expand(16, -1))
+
+
+@pytest.mark.parametrize("name", ["uniform", "cosine"])
+def test_previous_steps_of_a_known_kind_are_called_so(name, tmp_path, monkeypatch):
+    """Uniform steps that stay in use are uniform steps, not some previous schedule."""
+    kept = getattr(SamplingSchedule, name)(2)
+    decision = Decision("previous", kept, {name: 1.0}, gain=0.0, gain_error=0.0, confidence=0.5)
+    monkeypatch.setattr("ddm.callbacks.update.choose", lambda *args: decision)
+    callback = foreign()
+    trainer(tmp_path, callback, epochs=1).fit(Foreign(), DataLoader(rows(), batch_size=16))
+    assert [row["winner"] for row in callback.history] == [name]
 
 
 class Broken(Foreign):

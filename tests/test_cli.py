@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ddm import SamplingSchedule
 from ddm.checkpoint import load_data, load_model
+from ddm.commands.closing import closing_lines
 from ddm.datamodules import BPE, CountDown, tokens_to_midi
 from ddm.module import DiscreteDiffusion
 from ddm.schedules import Optimized
@@ -465,6 +469,21 @@ def test_sigterm(trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     assert "stopped by SIGTERM at step 6; go on with --ckpt_path=" in shown
     assert torch.load(last, weights_only=True)["global_step"] == 4
     assert train(*arguments, f"--ckpt_path={last}").trainer.global_step == 8
+
+
+def test_last_words_name_what_the_loggers_wrote(trained: Path, tmp_path: Path) -> None:
+    """TensorBoard is named where it has files, any logger by its folder, and whom to trust."""
+    saved = ModelCheckpoint(tmp_path)
+    saved.last_model_path = str(trained / "tiny.yaml")  # any file
+    loggers = [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "board")]
+    run = Trainer(callbacks=[saved], logger=loggers, accelerator="cpu", enable_progress_bar=False)
+    run.strategy.connect(LightningModule())
+    run.lightning_module.save_hyperparameters({"kernel": {"class_path": "rings.Ring"}})
+    assert closing_lines(run)[2:] == [
+        f"log          {tmp_path}/csv/version_0",
+        f"TensorBoard  tensorboard --logdir {tmp_path}/board/version_0",
+        f"next         ddm sample {saved.last_model_path} --trust rings --num-steps 32",
+    ]
 
 
 def test_checkpoint_of_another_kernel(trained: Path, checkpoint: Path, monkeypatch, capsys) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -87,6 +88,17 @@ def test_sglang_needs_a_row_for_every_number_of_masks(algorithm):
     """A file for shorter blocks is refused when the server starts."""
     with pytest.raises(ValueError, match="up to 8, the block size, got 4"):
         algorithm(config(sglang_config(PROCESS, SCHEDULE, 4)))
+
+
+@pytest.mark.parametrize("num", [8, 33, 1024])
+def test_dream_reveals_what_a_schedule_says(num):
+    """Its rule, `int(masks (1 - s / t))` and all in the last call, with the times of the manual."""
+    (counts,) = counts_per_step(PROCESS, SCHEDULE, num)
+    times, masks, found = num - torch.tensor([0, *counts]).cumsum(0) - 0.5, num, []
+    for t, s in pairwise(times[:-1]):
+        found.append(int(masks * (1 - s / t)))
+        masks -= found[-1]
+    assert [*found, masks] == counts
 
 
 def test_flow_matching_solves_on_our_grid():

@@ -546,12 +546,13 @@ def test_overview():
 def test_overview_of_many_steps():
     """Of 100 steps as many lines are drawn as can be told apart, and the panel says how many."""
     times = list(SamplingSchedule.uniform(100).times)
-    row = {"num_steps": 100, "times": times, "winner": "uniform", "gain": 0.0}
+    row = {"num_steps": 100, "times": times, "winner": "new", "gain": 1.05}
     update = {"step": 1, "density": [1.0] * 32, "schedules": [row]}
     (axes,) = plot_overview([update]).axes
     drawn = [line.get_ydata()[0] for line in axes.lines]
     assert drawn == pytest.approx([1 - k / 100 for k in range(4, 100, 4)])
     assert [text.get_text() for text in axes.texts] == ["1 of 4 steps"]
+    assert axes.get_title(loc="left") == "100 steps: 100% less cost"  # and no more
 
 
 def test_picture_of_costs():

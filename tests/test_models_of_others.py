@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddm.adapters import LLaDA, MaskedLM, TokenIds
-from ddm.commands import evaluate, optimize, sample
+from ddm.commands import compared, evaluate, optimize, sample
 from ddm.commands.prompt_data import Prompts
 from ddm.commands.prompt_file import Piece, infill, prompt, read_prompts
 from ddm.schedules import OptimalCounts, OptimalSteps, Optimized
@@ -104,7 +104,7 @@ def coarse(monkeypatch):
     def counts(**arguments):
         return OptimalCounts(**arguments, num_times=8, num_tries=2)
 
-    for command in (optimize, evaluate):
+    for command in (optimize, compared):
         monkeypatch.setattr(command, "OptimalSteps", steps)
         monkeypatch.setattr(command, "OptimalCounts", counts)
 

@@ -685,6 +685,15 @@ def test_sample_logger_in_validation_alone(tmp_path: Path) -> None:
     assert "samples/countdown_error_2" in metrics
 
 
+def test_sample_logger_without_epochs(tmp_path: Path) -> None:
+    """Where validation comes after a number of batches, every one of them draws samples."""
+    arguments = {"val_check_interval": 1, "check_val_every_n_epoch": None, "max_epochs": 1}
+    logger = SampleLogger(2, [2], every_n_epochs=10)
+    trainer = make_trainer(tmp_path, callbacks=logger, **arguments)
+    trainer.fit(make_module(), make_data())
+    assert "samples/countdown_error_2" in trainer.callback_metrics
+
+
 def test_sample_logger_without_metrics(tmp_path: Path) -> None:
     """Any data module will do, also one that neither decodes nor measures."""
 

@@ -82,7 +82,7 @@ def _uniform(n):
 
 def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
     """Where the data have a prompt, both scripts find schedules for generation around it."""
-    from ddm.commands import evaluate, optimize
+    from ddm.commands import compared, evaluate, optimize
 
     seen = []
 
@@ -94,7 +94,7 @@ def test_schedules_around_a_prompt(checkpoint, tmp_path, monkeypatch):
         return lambda **arguments: call
 
     monkeypatch.setattr(CountDown, "prompt_length", 3)
-    for script in (evaluate, optimize):
+    for script in (compared, optimize):
         monkeypatch.setattr(script, "JumpYourSteps", spied(JumpYourSteps(num_probes=2), "jys"))
         monkeypatch.setattr(script, "OptimalSteps", spied(OptimalSteps(**COARSE), "optimal"))
     arguments = ["--num-steps", "2", "--num-samples=16", f"--out={tmp_path}"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ddm.datamodules import (
     BPE,
@@ -48,6 +49,17 @@ def test_text_tokens_decode_to_the_text():
     assert tokens.dtype == torch.int64
     assert vocabulary.decode(tokens[None]) == [text]
     assert vocabulary.decode(torch.tensor([[0, len(vocabulary), -1]])) == ["\n\ufffd\ufffd"]
+
+
+def test_saved_samples_are_text(tmp_path):
+    """The picture of samples is their text, not a heat map of its tokens."""
+    data = small_text()
+    tokens = data.val_tokens[:3].long()
+    text, picture = data.save_samples(tokens, tmp_path)
+    assert text.read_text().count(72 * "-") == 2
+    with Image.open(picture) as image:
+        inches = data.samples_figure(tokens).get_size_inches()
+        assert image.size == pytest.approx(150 * inches, abs=1)
 
 
 def test_text_splits_partition_the_documents():

@@ -94,8 +94,8 @@ class TokenIds:
         """
         if self.mask is None:
             raise ValueError(
-                "`tokenizer` must have a mask token, got none (`mask_token_id`, or "
-                "`model.config.mask_token_id`); give `TokenIds(vocab_size, mask=...)` by hand."
+                "`tokenizer` must have a mask token, got none, nor does the model's configuration; "
+                "write its `mask_token_id` there, or give `TokenIds(vocab_size, mask=...)` by hand."
             )
         return self.mask
 
@@ -271,9 +271,11 @@ class Adapter(NetworkDenoiser):
 
 
 def logits_of(output: Any) -> Any:  # noqa: ANN401 (of any network)
-    """Return the logits of what a network returns: a tensor, a tuple or an object with `logits`."""
+    """Return the logits of what a network returns: a tensor, the first of a tuple, or `logits`."""
     if isinstance(output, tuple):
         return output[0]
+    if isinstance(output, dict):
+        return output.get("logits", output)
     return getattr(output, "logits", output)
 
 

@@ -19,8 +19,8 @@ def counts_per_step(
 ) -> list[list[int]]:
     """Return how many masked tokens every step reveals, for every sequence: `num_transfer_tokens`.
 
-    What the loops of LLaDA, Dream and diffusers' `BlockRefinementScheduler` count. Each step
-    reveals at least one token while there are any, and all of them are revealed in the end.
+    What the loops of LLaDA and diffusers' `BlockRefinementScheduler` count. Each step reveals at
+    least one token while there are any, and all of them are revealed in the end.
 
     Args:
         process: The forward process of the denoiser that the schedule is for.

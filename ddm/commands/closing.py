@@ -7,9 +7,11 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.optimizer import schedules_beside
+from ddm.trust import class_paths
 
 ENOUGH = 128
 """Sequences from which more of them no longer make schedules much better."""
@@ -21,7 +23,7 @@ def closing_lines(trainer: Trainer) -> list[str]:
     if checkpoint is None:
         return ["no checkpoint was written"]
     lines, beside = [""], schedules_beside(checkpoint)
-    name, steps = shlex.quote(str(checkpoint)), 32
+    name, steps = shlex.quote(str(checkpoint)) + _trust(trainer), 32
     if beside.is_file():
         found = Optimized.load(beside)
         lines += cost_lines(found)
@@ -29,11 +31,20 @@ def closing_lines(trainer: Trainer) -> list[str]:
         lines += [f"schedules    {beside}"]
         lines += better_lines(found, name)
     lines += [f"checkpoint   {checkpoint}"]
-    # Not `trainer.log_dir`, which asks all processes.
-    folder = getattr(trainer.logger, "log_dir", None)
-    if folder is not None:
-        lines += [f"TensorBoard  tensorboard --logdir {shlex.quote(str(folder))}"]
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            lines += [f"TensorBoard  tensorboard --logdir {shlex.quote(logger.log_dir)}"]
+        elif logger.log_dir is not None:
+            lines += [f"log          {logger.log_dir}"]
     return [*lines, f"next         ddm sample {name} --num-steps {steps}"]
+
+
+def _trust(trainer: Trainer) -> str:
+    """Return the options that let commands read a checkpoint with classes of other packages."""
+    parts = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
+    settings = [dict(getattr(part, "hparams", {})) for part in parts]
+    packages = {str(path).partition(".")[0] for path in class_paths(settings)}
+    return "".join(f" --trust {p}" for p in sorted(packages - {"ddm", "lightning", "torch"}))
 
 
 def better_lines(found: Optimized, name: str) -> list[str]:

@@ -111,7 +111,8 @@ def next_command(path: Path, options: argparse.Namespace) -> str:
     """Return a command that samples along the first of the schedules."""
     steps = f"--num-steps {options.num_steps[0]}"
     if options.model is None:
-        return f"ddm sample {options.checkpoint} {steps}"
+        trust = "".join(f" --trust {package}" for package in options.trust)
+        return f"ddm sample {options.checkpoint} {steps}{trust}"
     names = ("model", "adapter", "tokenizer", "prompts", "num_tokens")
     words = ["ddm", "sample"]
     for name in names:

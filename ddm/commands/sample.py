@@ -22,7 +22,7 @@ from ddm.datamodules import SequenceDataModule
 from ddm.datamodules.sequences import save_as_text
 from ddm.files import read_json, replacing
 from ddm.module import DiscreteDiffusion
-from ddm.pictures import save_figure, trajectory_figure
+from ddm.pictures import save_figure, token_figure, trajectory_figure
 from ddm.samplers import Trajectory
 from ddm.schedules import Optimized, SamplingSchedule
 from ddm.schedules.beside import schedules_of
@@ -111,7 +111,7 @@ def write(
         paths = data.save_samples(tokens, out)
     else:
         numbers = [" ".join(map(str, row)) for row in tokens.tolist()]
-        paths = save_as_text(numbers, tokens, vocab_size, out)
+        paths = save_as_text(numbers, token_figure(tokens[:64], vocab_size), out)
     numbers_path = out / "samples.npz"
     with replacing(numbers_path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, tokens=tokens.numpy(), times=np.array(schedule.times))

@@ -132,7 +132,11 @@ class NetworkDenoiser(Denoiser):
             ) from error
         except TypeError as error:
             if self.pad is None or "attention_mask" not in str(error):
-                raise
+                raise TypeError(
+                    f"the network must take what `{type(self).__name__}` calls it with, got "
+                    f"'{error}'; wrap it in a module that does: `MeanDenoiser` passes tokens and "
+                    "times, with `time=NoTime()` tokens alone."
+                ) from error
             raise TypeError(
                 f"`pad` must be None for a network that takes no `attention_mask`, got {self.pad}; "
                 "leave it out, or let the network's `forward` take the mask."
