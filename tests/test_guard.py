@@ -250,3 +250,20 @@ def test_refusals(tmp_path):
     for confidence in (0.4, 1.0, float("nan")):
         with pytest.raises(ValueError, match=r"`confidence` must be in \[0.5, 1\)"):
             keep_best({"uniform": np.ones(4)}, ["uniform"], confidence=confidence)
+
+
+def test_gain_is_a_ratio_and_its_error_that_of_one():
+    """`1 - mean(c) / mean(u)`, with the error of the mean of `c - (1 - gain) u`, over mean(u)."""
+    uniform, cost = np.array([2.0, 3.0, 4.0, 3.0]), np.array([1.0, 1.5, 2.2, 1.3])
+    facts = gain_over(uniform, cost)
+    assert facts["gain"] == pytest.approx(0.5, abs=1e-12)
+    rest = [0.0, 0.0, 0.2, -0.2]
+    assert facts["gain_error"] == pytest.approx(np.std(rest, ddof=1) / 2 / 3, abs=1e-12)
+
+
+def test_no_gain_where_uniform_steps_are_not_known_to_cost_anything():
+    """Half of nothing is saved, however surely the difference is known."""
+    uniform = np.array([-5.0, 7.0, -6.0, 8.0])
+    facts = gain_over(uniform, uniform - [1.0, 0.9, 1.1, 1.0])
+    assert facts["confidence"] > 0.99
+    assert facts["gain"] == facts["gain_error"] == 0

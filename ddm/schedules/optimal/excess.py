@@ -15,9 +15,7 @@ SPLITS = 8
 """How often sequences are halved to see what of a table is noise."""
 
 
-def excess(
-    nats: Float[Tensor, "*B T T"], cells: Float[Tensor, "*B M"] | None = None
-) -> Float[Tensor, "*B T T"]:
+def excess(nats: Float[Tensor, "*B T T"], cells: Float[Tensor, "*B M"]) -> Float[Tensor, "*B T T"]:
     """Return `C(i -> j)` minus the cost of taking every cell between i and j.
 
     What a step loses against its own refinement on the grid: >= 0 in the mean and, for an exact
@@ -26,10 +24,8 @@ def excess(
 
     Args:
         nats: Costs of all steps.
-        cells: Costs of the cells; by default those of `nats`.
+        cells: Costs of the cells.
     """
-    if cells is None:
-        cells = nats.diagonal(-1, -2, -1)  # the steps i + 1 -> i
     level = torch.cat([torch.zeros_like(cells[..., :1]), cells.cumsum(-1)], -1)
     return nats - (level[..., :, None] - level[..., None, :]).tril(-1)
 
