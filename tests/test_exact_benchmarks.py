@@ -4,6 +4,7 @@ import math
 
 import _corrector_search
 import correctors
+import guards
 import held_out
 import numpy as np
 import problems
@@ -22,6 +23,7 @@ from ddm import Absorbing, ForwardProcess, Uniform
 from ddm.denoisers import LogLeaveOneOut
 from ddm.files import read_json
 from ddm.noise import LogLinear
+from ddm.orders import Spaced
 from ddm.samplers import Analytic
 from ddm.schedules.optimal.step_cost import step_costs
 
@@ -220,3 +222,20 @@ def test_correctors_run(benchmarks, monkeypatch):
         assert 0 < row["Renoise"] <= row["Analytic"]
     for name in (*chains, model):
         assert {key for row in found["tables"][name]["broken"].values() for key in row} == {"4"}
+
+
+def test_guards(monkeypatch):
+    """Rules keep what they say, and the nats of what is kept are those of the sampler's law."""
+    costs = {"uniform": np.array([2.0, 2.1]), "cosine": np.array([1.9, 2.1]), "found": np.zeros(2)}
+    for of_counts, of_orders in guards.RULES.values():
+        assert (of_counts(costs), of_orders(costs)) == ("found", "found")
+    noisy = {"uniform": np.array([2.0, 2.0]), "cosine": np.array([1.0, 3.1])}
+    noisy["found"] = np.array([2.9, 1.0])
+    kept = [of_counts(noisy) for of_counts, _ in guards.RULES.values()]
+    assert kept == ["uniform", "uniform", "found", "found"]
+    monkeypatch.setattr(guards, "ORDERS", {name: Spaced(jitter=0.0) for name in guards.ORDERS})
+    found = guards.measure(first_nine()["copies"], 2, 16, 2)
+    for questions in found.values():
+        assert questions["order against random order"] == [0.0, 0.0]
+        assert questions["both"] == questions["counts, spaced order"]
+        assert guards.summary([found], "t-test, 84 %", "both")["of"] == 1
