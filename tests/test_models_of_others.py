@@ -215,7 +215,7 @@ def test_optimize_then_sample(bert, prompts, tmp_path, capsys, coarse):
     renamed = shutil.copytree(bert, tmp_path / "other")
     for other, message in (
         ([f"--model={bert}", "--order=entropy"], "`sampler` must be the one that the schedule was"),
-        ([f"--model={renamed}"], "`schedule` must be one that was found for this model"),
+        ([f"--model={renamed}"], "`schedule` must be one that was found for '"),
     ):
         with pytest.raises(SystemExit):
             sample.main([*other, *where[1:], *taken])

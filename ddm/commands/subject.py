@@ -65,8 +65,8 @@ def check_model_of(schedule: SamplingSchedule, options: argparse.Namespace) -> N
     found = schedule.info.get("model")
     if found not in (None, name):
         raise ValueError(
-            f"`schedule` must be one that was found for this model, '{name}', got one for "
-            f"'{found}'; run `ddm optimize` for this one."
+            f"`schedule` must be one that was found for '{name or options.checkpoint}', got one "
+            f"for '{found}'; run `ddm optimize` for this one."
         )
     named, order = schedule.info.get("order"), order_named(options)
     if order is not None and named not in (None, settings_of(order)):
