@@ -139,7 +139,8 @@ class Prediction(ABC):
         """
         size, device = self.process.kernel.num_states, rows.device
         most = at_once(device) * (4 if device.type == "cpu" else 1)
-        many, few = max(1, most // size), max(1, cached(device) // size)
+        few = max(1, cached(device) // size)
+        many = max(1, most // size) if self._made[1] else few
         for row, column in zip(rows.split(many), columns.split(many), strict=True):
             large = self.at(row, column)
             for first in range(0, len(row), few):
