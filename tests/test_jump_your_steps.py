@@ -519,6 +519,35 @@ def test_schedules_given_tokens(sampler):
             optimizer(denoiser, sampler, x_0, 4, free=free, generator=seeded())
 
 
+def test_a_search_asks_with_given_tokens_and_the_longest_row():
+    """Every batch keeps its given tokens, and counts masks of the longest row of all batches."""
+    process, asked, most = ForwardProcess(Absorbing(3), LogLinear()), [], []
+
+    class Recording(ExactDenoiser):
+        def forward(self, x_t, t, free=None):
+            asked.append((x_t, free))
+            return super().forward(x_t, t, free)
+
+    class Counting(RevealKLUB):
+        def departure(self, *args, **named):
+            most.append(named["most"])
+            return super().departure(*args, **named)
+
+    x_0 = torch.randint(3, (4, 4), generator=seeded())
+    free = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 1, 0]]).bool()
+    optimizer = JumpYourSteps(num_probes=3, batch_size=2, objective=Counting())
+    denoiser = Recording(process, random_joint(3, 4))
+    optimizer(denoiser, KGillespie(), x_0, 2, free=free, generator=seeded())
+    assert most == [4, 4]
+    parts = {
+        tuple(mask.flatten().tolist()): tokens
+        for mask, tokens in zip(free.split(2), x_0.split(2), strict=True)
+    }
+    for x_t, mask in asked:
+        given = parts[tuple(mask.flatten().tolist())]
+        assert torch.equal(x_t[~mask], given[~mask])
+
+
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_network_calls(batch_size):
     """(2^K - 1)(1 + num_probes) calls per batch serve every number of steps up to 2^K."""
