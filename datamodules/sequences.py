@@ -18,7 +18,7 @@ from ddm.datamodules.loading import EpochSampler, TrainingLoader
 from ddm.datamodules.rows import Rows
 from ddm.files import replacing
 from ddm.functional import require_at_least
-from ddm.pictures import token_figure, trajectory_figure
+from ddm.pictures import save_figure, token_figure, trajectory_figure
 
 Batch = dict[str, Tensor]
 
@@ -241,14 +241,8 @@ def save_as_text(texts: Sequence[str], picture: Figure, folder: Path) -> list[Pa
     rule = "\n" + 72 * "-" + "\n" if any("\n" in text for text in texts) else "\n"
     with replacing(paths[0]) as unfinished:
         unfinished.write_text(rule.join(texts) + "\n", encoding="utf-8")
-    save_figure(picture, paths[1])
+    save_figure(picture, paths[1], dpi=150)
     return paths
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture, whole or not at all."""
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=150)
 
 
 def _already_a_batch(batch: object) -> object:

@@ -1,7 +1,8 @@
 """Pictures of tokens, outside of pyplot's global state."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -96,7 +97,7 @@ def shown(text: str) -> str:
 
 def save_figure(figure: Figure, path: Path, dpi: int = 120) -> Path:
     """Write a figure, whole or not at all; return its path."""
-    with replacing(path) as unfinished:
+    with replacing(path) as unfinished, _any_letter():
         figure.savefig(unfinished, format=path.suffix[1:], dpi=dpi)
     return path
 
@@ -215,10 +216,17 @@ def pixels(figure: Figure, dpi: int = 100) -> UInt8[np.ndarray, "height width 3"
     """Return a figure as pixels."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn
+    with _any_letter():
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@contextmanager
+def _any_letter() -> Iterator[None]:
+    """Draw a box for a letter that the font lacks, and say nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def together(figures: Mapping[str, Figure]) -> UInt8[np.ndarray, "height width 3"]:

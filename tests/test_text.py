@@ -27,6 +27,7 @@ from ddm.datamodules import (
 from ddm.datamodules.cache import reading_cache
 from ddm.datamodules.corpus import Corpus, Files
 from ddm.datamodules.reading import pieces
+from ddm.pictures import save_figure, text_figure
 
 
 def small_text(**changes) -> Text:
@@ -60,6 +61,11 @@ def test_saved_samples_are_text(tmp_path):
     with Image.open(picture) as image:
         inches = data.samples_figure(tokens).get_size_inches()
         assert image.size == pytest.approx(150 * inches, abs=1)
+
+
+def test_letters_that_the_font_lacks_are_drawn_as_boxes(tmp_path):
+    """No warning, which the suite makes an error, for each of a page of samples."""
+    assert save_figure(text_figure("\u0757 \u65e5"), tmp_path / "x.png").is_file()
 
 
 def test_text_splits_partition_the_documents():
