@@ -47,7 +47,7 @@ from torch import Tensor
 NUM_STEPS = (4, 8)
 SETTINGS = ("uniform", "gaussian")
 """Kernels; with masks all exponents are the same."""
-DEFAULT, UNIFORM = "gamma 0.5", "uniform steps"
+DEFAULT, UNIFORM = "gamma 0.5", "uniform"
 WORDS = "word_share"
 MODELS = {
     "countdown_gaussian": "countdown_error",
@@ -77,7 +77,7 @@ def row(
 ) -> dict[str, Any]:
     """Return what was chosen, and what all exponents and uniform steps are worth, by N."""
     worth = {UNIFORM: {str(n): value(SamplingSchedule.uniform(n)) for n in num_steps}}
-    for name in evidence.distances:
+    for name in (name for name in evidence.distances if name.startswith("gamma")):
         weighted = replace(table, gamma=float(name.split()[1]))
         worth[name] = {str(n): value(weighted.schedule(n)) for n in num_steps}
     return {
