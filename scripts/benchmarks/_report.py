@@ -19,9 +19,12 @@ from ddm.files import read_json, write_json
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from torch import Tensor
 from tqdm import tqdm
 
+COLUMNS = 4
+"""Panels beside one another in a figure of curves."""
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 
@@ -163,16 +166,26 @@ def draw_curves(
         tables: By title, name of the curve and number of calls.
         labels: What is drawn, by panel.
     """
-    figure = Figure(figsize=(3.6 * len(tables), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(tables), squeeze=False)[0]
-    for panel, (title, table), label in zip(axes, tables.items(), labels, strict=True):
+    columns = min(len(tables), COLUMNS)
+    rows = -(-len(tables) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.4 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel in axes[len(tables) :]:
+        panel.set_axis_off()
+    panels = zip(axes[: len(tables)], tables.items(), labels, strict=True)
+    for panel, (title, table), label in panels:
         for name, row in table.items():
             numbers, (mean, error) = [int(n) for n in row], np.array(list(row.values())).T
             panel.errorbar(numbers, mean, error, label=name, marker=".", capsize=2)
         numbers = sorted({int(n) for row in table.values() for n in row})
         panel.set(xscale="log", yscale="log", xlabel="network calls", title=title, ylabel=label)
         panel.set_xticks(numbers, labels=[str(n) for n in numbers])
-        panel.minorticks_off()
+        panel.xaxis.set_minor_locator(NullLocator())
+        # Several numbers also where all lie within a decade.
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:.3g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    curves, names = max((x.get_legend_handles_labels() for x in axes), key=lambda x: len(x[1]))
+    figure.legend(curves, names, loc="outside lower center", ncols=len(names), frameon=False)
     return figure
