@@ -160,16 +160,18 @@ def main(args: list[str]) -> Cells:
         figure = plot_schedules({name: schedules[n] for name, schedules in found.items()})
         save_figure(figure, out / f"schedules_{n}_steps.png")
     todo = [cell for cell in missing if cell[0] in found]
-    for name, n, seed in (bar := progress_bar(todo, "cells")):
-        bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
-        values = measure(
-            module, data, found[name][n], options.num_samples, seed, options.batch_size
-        )
-        with alone(path):
-            # Another evaluation may have left cells there meanwhile.
-            cells.update(finished(path, options)["cells"])
-            cells.setdefault(f"{name}/{n}", {})[str(seed)] = values
-            write_json(path, content)
+    with progress_bar(total=len(todo), desc="cells") as bar:
+        for name, n, seed in todo:
+            bar.set_postfix_str(f"{name}, {n} steps, seed {seed}")
+            values = measure(
+                module, data, found[name][n], options.num_samples, seed, options.batch_size
+            )
+            with alone(path):
+                # Another evaluation may have left cells there meanwhile.
+                cells.update(finished(path, options)["cells"])
+                cells.setdefault(f"{name}/{n}", {})[str(seed)] = values
+                write_json(path, content)
+            bar.update()  # by hand: a loop counts when it draws, and the line would lag behind
 
     rows = summarize(cells)
     write_rows(out / "evaluation.csv", rows)
