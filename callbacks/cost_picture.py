@@ -15,6 +15,7 @@ from ddm.schedules import CostTable
 
 MARKERS = {"uniform": "s", "cosine": "^", "previous": "D", "new": "o"}
 RANGE = 1000
+"""Largest ratio of costs that an axis shows; what is less stands at its lower end, or below."""
 
 
 def plot_update_costs(updates: Sequence[Mapping[str, Any]], table: CostTable) -> Figure:
